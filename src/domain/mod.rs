@@ -1,0 +1,16 @@
+//! The words of the program: rows, reasons, schemas, splits, statistics, the ledger, the manifest.
+//!
+//! Everything here is pure: no files, no threads, no clocks. Whatever must come out the same on
+//! every machine is decided with integers.
+
+pub mod decimal;
+pub mod histogram;
+pub mod ledger;
+pub mod manifest;
+pub mod reason;
+pub mod row;
+pub mod schema;
+pub mod split;
+pub mod stats;
+pub mod sum;
+pub mod whitespace;

@@ -1,0 +1,4 @@
+//! colophon: the last step of a training corpus.
+
+pub mod domain;
+pub mod scan;

@@ -1,0 +1,16 @@
+//! Why a line was rejected, in words.
+
+use super::ScanJob;
+use super::reference::{Judgement, judge};
+
+/// What is wrong with a rejected line, for the quarantine's index: what was found, and at which
+/// byte of the line (from 1, as editors count columns).
+pub fn of(line: &[u8], job: &ScanJob) -> String {
+    match judge(line, &ScanJob { hash: false, ..*job }) {
+        Judgement::Rejected(rejection) => match rejection.at {
+            Some(at) => format!("{} at byte {}", rejection.detail, at + 1),
+            None => rejection.detail,
+        },
+        Judgement::Blank | Judgement::Document { .. } => unreachable!("only rejected lines are explained"),
+    }
+}

@@ -1,0 +1,224 @@
+//! Every scanner gives the rows of the reference, on every input.
+
+use crate::hostile;
+use colophon::domain::reason::Reason;
+use colophon::domain::row::{Rows, Verdict};
+use colophon::domain::schema::{self, Field, FieldType, Schema};
+use colophon::scan::{self, ScanJob, Scanner, reference::Reference};
+
+fn default_schema() -> Schema {
+    Schema::new(schema::default_fields(), schema::default_constants("2024-01-15")).expect("valid")
+}
+
+/// A schema with nested paths, a path within a captured value, and every type.
+fn deep_schema() -> Schema {
+    let field = |from: &str, to: &str, kind, required| Field { from: from.into(), to: to.into(), kind, required };
+    let mut fields = vec![
+        field("meta", "metadata.meta", FieldType::Any, false),
+        field("meta.inner", "metadata.inner", FieldType::Boolean, false),
+        field("meta.deep.inner", "metadata.deep", FieldType::Any, false),
+        field("word_count", "metadata.n", FieldType::Integer, true),
+        field("title", "title", FieldType::Any, false),
+        field("title", "again", FieldType::String, false),
+        field("k\"ey", "key", FieldType::Any, false),
+    ];
+    fields.push(field("text", "text", FieldType::String, true));
+    Schema::new(fields, vec![]).expect("valid")
+}
+
+fn scan(scanner: &dyn Scanner, chunk: &[u8], schema: &Schema) -> Rows {
+    let mut rows = Rows::default();
+    scanner.scan(chunk, &ScanJob { schema, seed: 42, hash: true }, &mut rows).expect("CPU scanners do not fail");
+    rows
+}
+
+/// Compares all scanners on a chunk; gives the rows.
+fn agree(chunk: &[u8], schema: &Schema) -> Rows {
+    let expected = scan(&Reference, chunk, schema);
+    for scanner in scan::available() {
+        let rows = scan(&*scanner, chunk, schema);
+        for (i, (ours, theirs)) in rows.iter().zip(expected.iter()).enumerate() {
+            let line = String::from_utf8_lossy(&chunk[theirs.0.start as usize..][..theirs.0.len as usize]);
+            assert_eq!(ours, theirs, "{} differs at line {} of the chunk: {line:?}", scanner.name(), i + 1);
+        }
+        assert_eq!(rows.rows.len(), expected.rows.len(), "{} finds another number of lines", scanner.name());
+    }
+    expected
+}
+
+#[test]
+fn agree_on_hostile_lines() {
+    let (default, deep) = (default_schema(), deep_schema());
+    let mut seen = std::collections::HashSet::new();
+    for seed in 0..60 {
+        let chunk = hostile::chunk(seed, 400);
+        for schema in [&default, &deep] {
+            seen.extend(agree(&chunk, schema).rows.iter().map(|row| row.code));
+        }
+    }
+    for reason in Reason::ALL {
+        // No line of these tests is longer than 1 GiB.
+        assert!(seen.contains(&Verdict::Rejected(reason).code()) || reason == Reason::TooLong, "no {reason}");
+    }
+}
+
+#[test]
+fn agree_on_every_length_and_alignment() {
+    let schema = default_schema();
+    let fillers = ["x", "é", "中", "😀", "\\n", "\\u4e2d", "\\ud83d\\ude00", " a", "\u{3000}", "\\u00e9"];
+    for filler in fillers {
+        let mut chunk = Vec::new();
+        for n in (0..200).chain([253, 254, 255, 256, 257, 511, 512, 1023, 1024, 1025]) {
+            chunk.extend(format!("{{\"text\":\"a{}\"}}\n", filler.repeat(n)).bytes());
+        }
+        agree(&chunk, &schema);
+    }
+}
+
+#[test]
+fn agree_around_the_window_of_long_texts() {
+    let schema = default_schema();
+    for filler in ["x", "é ", "中", "😀", "\u{3000}", "\\n", "\\u4e2d", "\\ud83d\\ude00", "\u{2028}x"] {
+        let mut chunk = Vec::new();
+        for size in [16_384usize, 32_768, 65_536] {
+            for shift in 0..140 {
+                // The prefix moves what follows across the window's end byte by byte.
+                let body = filler.repeat(size / filler.len() + 40);
+                chunk.extend(format!("{{\"text\":\"{}{body}\"}}\n", "p".repeat(shift)).bytes());
+            }
+        }
+        agree(&chunk, &schema);
+    }
+}
+
+#[test]
+fn agree_on_a_chunk_cut_anywhere() {
+    let schema = default_schema();
+    let line = "{\"text\": \"caf\\u00e9 \\ud83d\\ude00 中文\\n\", \"title\": \"t\", \"quality_prob\": 0.5}\n".repeat(2);
+    for end in 0..=line.len() {
+        agree(&line.as_bytes()[..end], &schema);
+    }
+}
+
+#[test]
+fn nesting_ends_at_1024_levels() {
+    let schema = default_schema();
+    let nested = |open: &str, close: &str, levels: usize| {
+        // The document itself is the first level.
+        format!("{{\"text\":\"x\",\"n\":{}{}}}", open.repeat(levels - 1), close.repeat(levels - 1))
+    };
+    for (levels, fits) in [(1023, true), (1024, true), (1025, false), (5000, false)] {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let inner = if open == "[" { "" } else { "0" };
+            let line = nested(open, close, levels).replacen(&format!("{open}{close}"), &format!("{open}{inner}{close}"), 1);
+            let rows = agree(line.as_bytes(), &schema);
+            assert_eq!(rows.rows[0].verdict() == Verdict::Document, fits, "{levels} levels of {open}");
+        }
+    }
+}
+
+/// Each line with what the contract says of it.
+#[test]
+fn every_reason() {
+    use Reason::*;
+    let schema = default_schema();
+    let rejected: [(&[u8], Reason); 38] = [
+        (b"{\"text\":\"a\0b\"}", NullByte),
+        (b"\0", NullByte),
+        (b"\xff\0", NullByte),
+        (b"{\"text\":\"\xff\"}", InvalidUtf8),
+        (b"{\"text\":\"\xed\xa0\x80\"}", InvalidUtf8),
+        (b"{\"text\":\"\xc0\x80\"}", InvalidUtf8),
+        (b"\xe2\x80", InvalidUtf8),
+        (b"{\"text\":\"a\"", InvalidJson),
+        (b"{\"text\":\"a\"} {}", InvalidJson),
+        (b"{\"text\":\"a\",}", InvalidJson),
+        (b"{'text':'a'}", InvalidJson),
+        (b"{\"text\":\"a\tb\"}", InvalidJson),
+        (b"{\"text\":\"a\\qb\"}", InvalidJson),
+        (b"{\"text\":\"a\",\"n\":NaN}", InvalidJson),
+        (b"{\"text\":\"a\",\"n\":-Infinity}", InvalidJson),
+        (b"{\"text\":\"a\",\"n\":01}", InvalidJson),
+        (b"{\"text\":\"a\",\"n\":1.}", InvalidJson),
+        (b"\xef\xbb\xbf{\"text\":\"a\"}", InvalidJson),
+        (b"[{\"text\":\"a\"}]", NotObject),
+        (b"\"text\"", NotObject),
+        (b"null", NotObject),
+        (b"{}", MissingField),
+        (b"{\"text\":null}", MissingField),
+        (b"{\"text\":\"a\",\"text\":null}", MissingField),
+        (b"{\"Text\":\"a\"}", MissingField),
+        (b"{\"text\":7}", WrongType),
+        (b"{\"text\":\"a\",\"title\":7}", WrongType),
+        (b"{\"text\":\"a\",\"quality_prob\":\"0.9\"}", WrongType),
+        (b"{\"text\":\"a\",\"word_count\":true}", WrongType),
+        (b"{\"text\":\" \\ud800\"}", LoneSurrogate),
+        (b"{\"text\":\"\\ude00\\ud83d\"}", LoneSurrogate),
+        (b"{\"text\":\"a\",\"title\":\"\\udc00\"}", LoneSurrogate),
+        (b"{\"text\":\"\\u0000\\ud800\"}", LoneSurrogate),
+        (b"{\"text\":\"a\\u0000b\"}", NullByte),
+        (b"{\"text\":\"\"}", EmptyText),
+        (b"{\"text\":\" \\n\\u3000\"}", EmptyText),
+        (b"{\"text\":\"\xe2\x80\xa8\\u001c\"}", EmptyText),
+        (b"{\"text\":\"\xc2\x85\"}", EmptyText),
+    ];
+    for (line, reason) in rejected {
+        let rows = agree(line, &schema);
+        assert_eq!(rows.rows.len(), 1);
+        let shown = String::from_utf8_lossy(line);
+        assert_eq!(rows.rows[0].verdict(), Verdict::Rejected(reason), "{shown}");
+        let detail = scan::detail::of(line, &ScanJob { schema: &schema, seed: 0, hash: true });
+        assert!(!detail.is_empty(), "{shown}");
+    }
+    let sound: [&[u8]; 8] = [
+        b"{\"text\":\"a\"}",
+        b" {\"text\" : \"a\" }\t\r",
+        b"{\"te\\u0078t\":\"a\"}",
+        b"{\"text\":7,\"text\":\"a\"}",
+        b"{\"text\":\"a\",\"title\":null}",
+        b"{\"text\":\"a\",\"other\":\"\\ud800\"}",
+        b"{\"text\":\"a\",\"title\":\"\\ud800\",\"title\":\"t\"}",
+        b"{\"text\":\"\\ud83d\\ude00\",\"quality_prob\":-1.5E+300,\"n\":[{}]}",
+    ];
+    for line in sound {
+        assert_eq!(agree(line, &schema).rows[0].verdict(), Verdict::Document, "{}", String::from_utf8_lossy(line));
+    }
+}
+
+/// The figures of a few texts, from CPython and the xxhash package.
+#[test]
+fn measures_are_those_of_python() {
+    let schema = default_schema();
+    // [(len(t), len(t.split()), xxhash.xxh3_64_intdigest(t.encode(), seed=42)) for t in …]
+    let digits = format!("\"{}\"", "0123456789".repeat(20));
+    let lorem = format!("\"{}\"", "lorem ".repeat(400));
+    let cases = [
+        ("\"a\"", 1, 1, 5_495_374_321_939_846_900),
+        ("\" Hello,\\n world \"", 15, 2, 5_321_001_709_671_543_329),
+        ("\"caf\\u00e9 \\ud83d\\ude00\"", 6, 2, 7_499_169_965_085_610_264),
+        ("\"\\u4e2d\\u6587\\u3000x\"", 4, 2, 8_374_688_177_559_195_524),
+        ("\"xxxxxxxxxxxxxxxxx\"", 17, 1, 702_177_764_122_914_785),
+        (&digits, 200, 1, 13_012_204_567_939_797_184),
+        (&lorem, 2400, 400, 6_532_478_980_398_567_124u64),
+    ];
+    for (text, chars, words, hash) in cases {
+        let rows = agree(format!("{{\"text\":{text}}}").as_bytes(), &schema);
+        let row = rows.rows[0];
+        assert_eq!((row.chars, row.words, row.hash), (chars, words, hash), "{text}");
+    }
+}
+
+#[test]
+fn a_scan_without_hash_gives_the_same_rows_but_for_the_hash() {
+    let schema = default_schema();
+    let chunk = hostile::chunk(7, 300);
+    for scanner in scan::available() {
+        let with = scan(&*scanner, &chunk, &schema);
+        let mut without = Rows::default();
+        let job = ScanJob { schema: &schema, seed: 42, hash: false };
+        scanner.scan(&chunk, &job, &mut without).expect("CPU scanners do not fail");
+        for (with, without) in with.rows.iter().zip(&without.rows) {
+            assert_eq!(*without, colophon::domain::row::Row { hash: 0, ..*with });
+        }
+    }
+}
