@@ -1,4 +1,16 @@
 //! colophon: the last step of a training corpus.
+//!
+//! Data flow one way: [`input`] finds shards and cuts them into chunks; [`scan`] turns a chunk into
+//! one row a line; [`write`] puts lines together and makes them appear at once; [`report`] says what
+//! came of it. [`domain`] has the words that the stages share; only [`pipeline`] knows them all.
 
+pub mod cli;
+pub mod config;
+pub mod demo;
 pub mod domain;
+pub mod error;
+pub mod input;
+pub mod pipeline;
+pub mod report;
 pub mod scan;
+pub mod write;

@@ -1,1 +1,217 @@
-//! x
+//! Statistics of an export: the seed's keys with the seed's meaning, and some more.
+//!
+//! Everything is counted with integers, so that any number of workers, adding in any order, comes to
+//! the same figures.
+
+use super::histogram::Histogram;
+use super::ledger::{Ledger, Rejects};
+use super::row::{Row, Span};
+use super::schema::Schema;
+use super::sum::ExactSum;
+use crate::scan::reference::Decoder;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// Stands for a document without a domain.
+const UNKNOWN: &str = "unknown";
+/// The percentiles that are reported, nearest rank.
+const PERCENTILES: [u64; 9] = [1, 5, 10, 25, 50, 75, 90, 95, 99];
+/// From where on a quality is high, and medium.
+const HIGH: f64 = 0.8;
+const MEDIUM: f64 = 0.6;
+
+/// Counts over the exported documents.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    splits: Vec<SplitStats>,
+    /// Documents by domain, decoded.
+    domains: HashMap<Box<[u8]>, u64>,
+    high: u64,
+    medium: u64,
+    low: u64,
+}
+
+/// Counts over one split.
+#[derive(Clone, Debug, Default)]
+struct SplitStats {
+    chars: Histogram,
+    words: Histogram,
+    /// Bytes of the split's lines.
+    bytes: u64,
+    /// Sum of `metadata.word_count`.
+    word_count: ExactSum,
+}
+
+/// Where the described fields of a document come from.
+pub struct Described {
+    domain: Origin,
+    quality: Origin,
+    word_count: Origin,
+}
+
+enum Origin {
+    Source(usize),
+    /// The same for all documents, as JSON.
+    Constant(Vec<u8>),
+    Nowhere,
+}
+
+impl Described {
+    /// Finds `metadata.domain`, `metadata.quality_score` and `metadata.word_count` in a schema's output.
+    pub fn new(schema: &Schema) -> Described {
+        let origin = |path: &str| match (schema.source_to(path), schema.constants().iter().find(|c| c.to == path)) {
+            (Some(source), _) => Origin::Source(source),
+            (None, Some(constant)) => Origin::Constant(constant.value.to_string().into_bytes()),
+            (None, None) => Origin::Nowhere,
+        };
+        Described {
+            domain: origin("metadata.domain"),
+            quality: origin("metadata.quality_score"),
+            word_count: origin("metadata.word_count"),
+        }
+    }
+}
+
+impl Origin {
+    fn value<'a>(&'a self, line: &'a [u8], spans: &[Span]) -> Option<&'a [u8]> {
+        match self {
+            Origin::Source(source) => Some(spans[*source]).filter(|s| !s.is_absent()).map(|s| s.of(line)),
+            Origin::Constant(json) => Some(json),
+            Origin::Nowhere => None,
+        }
+    }
+}
+
+impl Stats {
+    /// Nothing counted yet, for so many splits.
+    pub fn new(splits: usize) -> Stats {
+        Stats { splits: vec![SplitStats::default(); splits], ..Stats::default() }
+    }
+
+    /// Counts a document. `line` and `spans` are the input's; `exported_bytes` are those of its line
+    /// in the split, with the line feed.
+    pub fn add(&mut self, split: usize, row: &Row, line: &[u8], spans: &[Span], exported_bytes: u64, from: &Described) {
+        let counts = &mut self.splits[split];
+        counts.chars.add(row.chars.into());
+        counts.words.add(row.words.into());
+        counts.bytes += exported_bytes;
+        if let Some(json) = from.word_count.value(line, spans) {
+            counts.word_count.add(json);
+        }
+        self.add_domain(from.domain.value(line, spans));
+        self.add_quality(from.quality.value(line, spans));
+    }
+
+    fn add_domain(&mut self, json: Option<&[u8]>) {
+        let decoded;
+        let domain = match json {
+            None => UNKNOWN.as_bytes(),
+            Some([b'"', plain @ .., b'"']) if !plain.contains(&b'\\') => plain,
+            Some(json @ [b'"', ..]) => {
+                decoded = Decoder::new(json).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>();
+                decoded.as_bytes()
+            }
+            Some(json) => json,
+        };
+        match self.domains.get_mut(domain) {
+            Some(times) => *times += 1,
+            None => drop(self.domains.insert(domain.into(), 1)),
+        }
+    }
+
+    fn add_quality(&mut self, json: Option<&[u8]>) {
+        // A missing quality is 0; so is one that is no number, where the schema allows that.
+        let quality = json.and_then(|json| std::str::from_utf8(json).ok()?.parse().ok()).unwrap_or(0.0);
+        let counter = if quality >= HIGH {
+            &mut self.high
+        } else if quality >= MEDIUM {
+            &mut self.medium
+        } else {
+            &mut self.low
+        };
+        *counter += 1;
+    }
+
+    /// Adds another worker's counts.
+    pub fn merge(&mut self, other: &Stats) {
+        for (mine, theirs) in self.splits.iter_mut().zip(&other.splits) {
+            mine.chars.merge(&theirs.chars);
+            mine.words.merge(&theirs.words);
+            mine.bytes += theirs.bytes;
+            mine.word_count.merge(&theirs.word_count);
+        }
+        for (domain, times) in &other.domains {
+            *self.domains.entry(domain.clone()).or_default() += times;
+        }
+        self.high += other.high;
+        self.medium += other.medium;
+        self.low += other.low;
+    }
+
+    /// Documents of all splits.
+    pub fn documents(&self) -> u64 {
+        self.splits.iter().map(|split| split.chars.count()).sum()
+    }
+
+    /// Documents of a split.
+    pub fn split_documents(&self, split: usize) -> u64 {
+        self.splits[split].chars.count()
+    }
+
+    /// `dataset_stats.json`.
+    pub fn to_json(&self, names: &[String], ledger: &Ledger, rejects: &Rejects) -> Value {
+        let splits: Map<_, _> = names.iter().cloned().zip(self.splits.iter().map(SplitStats::to_json)).collect();
+        let mut all = Histogram::default();
+        self.splits.iter().for_each(|split| all.merge(&split.chars));
+        json!({
+            "total_documents": self.documents(),
+            "splits": splits,
+            "domain_distribution": self.domains_json(),
+            "quality_distribution": { "high": self.high, "medium": self.medium, "low": self.low },
+            "text_length_stats": lengths_json(&all),
+            "ledger": ledger,
+            "rejects": rejects.iter().map(|(reason, times)| (reason.name().into(), times.into())).collect::<Map<_, _>>(),
+        })
+    }
+
+    /// The most frequent domains first, equally frequent ones by name.
+    fn domains_json(&self) -> Map<String, Value> {
+        let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut domains: Vec<_> = self.domains.iter().map(|(domain, times)| (name(domain), *times)).collect();
+        domains.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        domains.into_iter().map(|(domain, times)| (domain, times.into())).collect()
+    }
+}
+
+impl SplitStats {
+    fn to_json(&self) -> Value {
+        json!({
+            "count": self.chars.count(),
+            "avg_text_length": mean(&self.chars),
+            "total_chars": self.chars.sum() as u64,
+            "total_words": self.word_count.to_json(),
+            "counted_words": self.words.sum() as u64,
+            "bytes": self.bytes,
+            "chars": lengths_json(&self.chars),
+            "words": lengths_json(&self.words),
+        })
+    }
+}
+
+/// The mean as Python prints it: a plain 0 for no values.
+fn mean(lengths: &Histogram) -> Value {
+    if lengths.count() == 0 { 0.into() } else { (lengths.sum() as f64 / lengths.count() as f64).into() }
+}
+
+/// Minimum, maximum, mean and percentiles; empty for no values.
+fn lengths_json(lengths: &Histogram) -> Value {
+    let (Some(min), Some(max)) = (lengths.min(), lengths.max()) else { return json!({}) };
+    let mut object = Map::new();
+    object.insert("min".into(), min.into());
+    object.insert("max".into(), max.into());
+    object.insert("mean".into(), mean(lengths));
+    for percent in PERCENTILES {
+        object.insert(format!("p{percent}"), lengths.percentile(percent).into());
+    }
+    object.into()
+}

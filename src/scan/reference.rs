@@ -204,6 +204,23 @@ fn string_len(raw: &[u8]) -> usize {
     at + 1
 }
 
+/// The place of each source's value in a line, if the line is JSON in UTF-8.
+pub fn locate(line: &[u8], schema: &Schema) -> Option<Vec<Option<Range<usize>>>> {
+    std::str::from_utf8(line).ok()?;
+    let document = Parser { line, at: 0 }.document().ok()?;
+    Some(find_values(line, &document, schema))
+}
+
+/// The member of this name as it stands in the line, `null` included, if the line is a JSON object
+/// that has it; of several the last.
+pub fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    std::str::from_utf8(line).ok()?;
+    let document = Parser { line, at: 0 }.document().ok()?;
+    let Kind::Object(members) = document.kind else { return None };
+    let is_wanted = |key: &Range<usize>| Decoder::new(&line[key.clone()]).eq(name.chars().map(Ok));
+    members.iter().rev().find(|(key, _)| is_wanted(key)).map(|(_, value)| &line[value.at.clone()])
+}
+
 /// Measures a text, given as it stands in the line; also says where an escaped U+0000 is.
 fn measure(raw: &[u8], job: &ScanJob) -> (Measures, Option<usize>) {
     let mut hasher = XxHash3_64::with_seed(job.seed);

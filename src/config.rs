@@ -1,0 +1,470 @@
+//! From flags, environment and job file to one checked configuration.
+//!
+//! A flag beats the environment, which beats the file, which beats the default. Flags and file share
+//! one definition ([`ExportArgs`]), so neither can know an option that the other doesn't.
+
+use crate::domain::decimal::Fraction;
+use crate::domain::schema::{self, Constant, Field, Schema};
+use crate::domain::split::Splits;
+use crate::error::{Context, Error, Result, show};
+use crate::write::output::Compression;
+use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+/// The options of `export`, as given; every one may be absent.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ExportArgs {
+    /// Folder (searched through), file or glob with the curated documents
+    #[arg(long, env = "COLOPHON_INPUT_DIR", value_name = "DIR")]
+    pub input_dir: Option<PathBuf>,
+
+    /// Folder for the dataset; replaced as a whole when all is written and proved
+    #[arg(long, env = "COLOPHON_OUTPUT_DIR", value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+
+    /// Format of the split files [default: jsonl]
+    #[arg(long, env = "COLOPHON_FORMAT", value_name = "FORMAT")]
+    pub format: Option<Format>,
+
+    /// Share of each split; decimals that add up to 1 [default: 0.95,0.03,0.02]
+    #[arg(long, env = "COLOPHON_SPLIT_RATIO", value_name = "R,R,R")]
+    #[serde(deserialize_with = "list")]
+    pub split_ratio: Option<String>,
+
+    /// Names of the splits [default: train,validation,test]
+    #[arg(long, env = "COLOPHON_SPLIT_NAMES", value_name = "A,B,C")]
+    #[serde(deserialize_with = "list")]
+    pub split_names: Option<String>,
+
+    /// How a document's split is found [default: hash]
+    #[arg(long, env = "COLOPHON_SPLIT_METHOD", value_name = "METHOD")]
+    pub split_method: Option<SplitMethod>,
+
+    /// Seed of the text's hash, and so of the splits [default: 42]
+    #[arg(long, env = "COLOPHON_SEED", value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// A constant for every document, such as metadata.source=wikipedia; may be repeated
+    #[arg(long = "set", env = "COLOPHON_SET", value_name = "PATH=VALUE", value_delimiter = None)]
+    pub set: Vec<String>,
+
+    /// Largest share of rejected lines with which the export still counts as sound [default: 0.01]
+    #[arg(long, env = "COLOPHON_MAX_REJECT_RATIO", value_name = "RATIO")]
+    #[serde(deserialize_with = "list")]
+    pub max_reject_ratio: Option<String>,
+
+    /// Cut each split into files of at most so many bytes of lines, such as 512MiB
+    #[arg(long, env = "COLOPHON_SHARD_SIZE", value_name = "SIZE")]
+    #[serde(deserialize_with = "list")]
+    pub shard_size: Option<String>,
+
+    /// Compress the split files
+    #[arg(long, env = "COLOPHON_COMPRESS", value_name = "METHOD")]
+    pub compress: Option<Compression>,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    /// How to run; none of these changes the output.
+    pub run: RunArgs,
+
+    /// Mapped fields, in the order in which they are written (job file only).
+    #[arg(skip)]
+    #[serde(rename = "field")]
+    pub fields: Option<Vec<Field>>,
+
+    /// Constants (job file only).
+    #[arg(skip)]
+    pub constants: Option<Map<String, Value>>,
+
+    /// Whether the constants of the default schema are written (job file only) [default: true].
+    #[arg(skip)]
+    pub default_constants: Option<bool>,
+}
+
+/// The options that say how to run, not what comes out.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct RunArgs {
+    /// Worker threads [default: the cores that this process may use]
+    #[arg(long, env = "COLOPHON_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// What to scan with [default: auto]
+    #[arg(long, env = "COLOPHON_DEVICE", value_name = "DEVICE")]
+    pub device: Option<Device>,
+
+    /// Force one of the CPU scanners that `colophon devices` lists
+    #[arg(long, env = "COLOPHON_SCANNER", value_name = "NAME")]
+    pub scanner: Option<String>,
+
+    /// Bytes of input that are worked on together [default: 512KiB]
+    #[arg(long, env = "COLOPHON_CHUNK_SIZE", value_name = "SIZE")]
+    #[serde(deserialize_with = "list")]
+    pub chunk_size: Option<String>,
+}
+
+/// Formats of split files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JSON Lines.
+    Jsonl,
+}
+
+/// How a document's split is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitMethod {
+    /// By the text's hash alone: the same text always lands in the same split.
+    Hash,
+}
+
+/// What to scan with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// The CPU alone.
+    Cpu,
+    /// An NVIDIA GPU, or fail.
+    Cuda,
+}
+
+/// A list or number in a job file, where the command line has text: `[0.95, 0.05]` for `0.95,0.05`.
+fn list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+    fn text<E: serde::de::Error>(value: &Value) -> std::result::Result<String, E> {
+        match value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => Ok(number.to_string()),
+            Value::Array(values) => Ok(values.iter().map(text).collect::<std::result::Result<Vec<_>, E>>()?.join(",")),
+            _ => Err(E::custom("expected text, a number or a list of them")),
+        }
+    }
+    let value = Value::deserialize(from).map_err(D::Error::custom)?;
+    text(&value).map(Some)
+}
+
+impl ExportArgs {
+    /// Takes from `file` what is not given here.
+    pub fn or(self, file: ExportArgs) -> ExportArgs {
+        ExportArgs {
+            input_dir: self.input_dir.or(file.input_dir),
+            output_dir: self.output_dir.or(file.output_dir),
+            format: self.format.or(file.format),
+            split_ratio: self.split_ratio.or(file.split_ratio),
+            split_names: self.split_names.or(file.split_names),
+            split_method: self.split_method.or(file.split_method),
+            seed: self.seed.or(file.seed),
+            set: if self.set.is_empty() { file.set } else { self.set },
+            max_reject_ratio: self.max_reject_ratio.or(file.max_reject_ratio),
+            shard_size: self.shard_size.or(file.shard_size),
+            compress: self.compress.or(file.compress),
+            run: RunArgs {
+                threads: self.run.threads.or(file.run.threads),
+                device: self.run.device.or(file.run.device),
+                scanner: self.run.scanner.or(file.run.scanner),
+                chunk_size: self.run.chunk_size.or(file.run.chunk_size),
+            },
+            fields: self.fields.or(file.fields),
+            constants: self.constants.or(file.constants),
+            default_constants: self.default_constants.or(file.default_constants),
+        }
+    }
+
+    /// Reads a job file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, or has a key that is not known.
+    pub fn from_file(path: &Path) -> Result<ExportArgs> {
+        let text = std::fs::read_to_string(path).context(path, "read the job file")?;
+        let usage = |message: &str| Error::Usage(format!("{}: {}", show(path), message.trim_end()));
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e.to_string()))?;
+        check_keys(&table).map_err(|message| usage(&message))?;
+        toml::from_str(&text).map_err(|e| usage(&e.to_string()))
+    }
+}
+
+/// The keys that a job file can have beside the flags.
+const FILE_KEYS: [&str; 3] = ["field", "constants", "default-constants"];
+
+/// Names the first unknown key, with the known one that looks most like it.
+fn check_keys(table: &toml::Table) -> std::result::Result<(), String> {
+    let command = ExportArgs::augment_args(clap::Command::new("export"));
+    let flags: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(String::from)).collect();
+    let known = || flags.iter().map(String::as_str).chain(FILE_KEYS);
+    for key in table.keys() {
+        if !known().any(|k| k == key) {
+            let likeness = |name: &str| strsim::jaro_winkler(key, name);
+            let nearest = known().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default();
+            return Err(format!("unknown key '{key}'; did you mean '{nearest}'?"));
+        }
+    }
+    Ok(())
+}
+
+/// A checked configuration of `export`.
+pub struct ExportConfig {
+    /// Folder, file or glob to read.
+    pub input: PathBuf,
+    /// Folder to write.
+    pub output: PathBuf,
+    /// What goes where in an exported line.
+    pub schema: Schema,
+    /// Names and ratios of the splits.
+    pub splits: Splits,
+    /// Seed of the hash.
+    pub seed: u64,
+    /// The gate for rejected lines.
+    pub max_reject_ratio: Fraction,
+    /// Bytes of lines in a split file, if there is a limit.
+    pub shard_size: Option<u64>,
+    /// How split files are packed.
+    pub compression: Option<Compression>,
+    /// How to run.
+    pub run: RunConfig,
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Worker threads.
+    pub threads: usize,
+    /// What to scan with.
+    pub device: Device,
+    /// A scanner to force.
+    pub scanner: Option<String>,
+    /// Bytes of a chunk.
+    pub chunk_size: usize,
+}
+
+impl RunArgs {
+    /// Checks the options and fills in defaults.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what to change.
+    pub fn check(&self) -> Result<RunConfig> {
+        let threads = match self.threads {
+            Some(0) => return Err(Error::Usage("--threads 0: at least one thread is needed".into())),
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let chunk_size = size("--chunk-size", self.chunk_size.as_deref().unwrap_or("512KiB"))?;
+        if chunk_size == 0 || chunk_size > crate::domain::reason::MAX_LINE_BYTES as u64 {
+            return Err(Error::Usage("--chunk-size: choose from 1 byte to 1GiB".into()));
+        }
+        Ok(RunConfig {
+            threads,
+            device: self.device.unwrap_or(Device::Auto),
+            scanner: self.scanner.clone(),
+            chunk_size: chunk_size as usize,
+        })
+    }
+}
+
+impl ExportConfig {
+    /// Checks the options and fills in defaults. `today` is the date of the default constants.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what to change.
+    pub fn new(args: ExportArgs, today: &str) -> Result<ExportConfig> {
+        let missing = |flag: &str| Error::Usage(format!("{flag} is missing: give it as a flag, in the environment or in the job file"));
+        let usage = Error::Usage;
+        let ratios = args.split_ratio.as_deref().unwrap_or("0.95,0.03,0.02");
+        let names = args.split_names.as_deref().unwrap_or("train,validation,test");
+        let reject_ratio = args.max_reject_ratio.as_deref().unwrap_or("0.01");
+        Ok(ExportConfig {
+            splits: Splits::parse(names, ratios).map_err(usage)?,
+            schema: schema_of(&args, today)?,
+            input: args.input_dir.ok_or_else(|| missing("--input-dir"))?,
+            output: args.output_dir.ok_or_else(|| missing("--output-dir"))?,
+            seed: args.seed.unwrap_or(42),
+            max_reject_ratio: reject_ratio.parse().map_err(|e| Error::Usage(format!("--max-reject-ratio: {e}")))?,
+            shard_size: args.shard_size.as_deref().map(shard_size).transpose()?,
+            compression: args.compress,
+            run: args.run.check()?,
+        })
+    }
+
+    /// Everything that shapes the output, for the manifest.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let text = |values: &[Fraction]| values.iter().map(|v| Value::from(v.to_string())).collect::<Vec<_>>();
+        let constants: Map<_, _> = self.schema.constants().iter().map(|c| (c.to.clone(), c.value.clone())).collect();
+        let value = json!({
+            "format": Format::Jsonl,
+            "split_method": SplitMethod::Hash,
+            "split_names": self.splits.names(),
+            "split_ratio": text(self.splits.ratios()),
+            "seed": self.seed,
+            "max_reject_ratio": self.max_reject_ratio.to_string(),
+            "shard_size": self.shard_size,
+            "compress": self.compression,
+            "fields": self.schema.fields(),
+            "constants": constants,
+        });
+        match value {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+fn schema_of(args: &ExportArgs, today: &str) -> Result<Schema> {
+    let fields = args.fields.clone().unwrap_or_else(schema::default_fields);
+    let mut constants = match args.default_constants {
+        Some(false) => Vec::new(),
+        _ => schema::default_constants(today),
+    };
+    let mut set = |to: &str, value: Value| match constants.iter_mut().find(|c| c.to == to) {
+        Some(constant) => constant.value = value,
+        None => constants.push(Constant { to: to.into(), value }),
+    };
+    for (path, value) in args.constants.iter().flatten() {
+        flat_constants(path, value, &mut set);
+    }
+    for text in &args.set {
+        let (path, value) = text
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--set {text}: write PATH=VALUE, such as metadata.source=wikipedia")))?;
+        set(path, value.into());
+    }
+    Schema::new(fields, constants).map_err(|e| Error::Usage(format!("schema: {e}")))
+}
+
+/// A job file may write `"metadata.source" = "x"` as well as `metadata.source = "x"`.
+fn flat_constants(path: &str, value: &Value, set: &mut impl FnMut(&str, Value)) {
+    match value {
+        Value::Object(inner) => inner.iter().for_each(|(key, value)| flat_constants(&format!("{path}.{key}"), value, set)),
+        value => set(path, value.clone()),
+    }
+}
+
+fn shard_size(text: &str) -> Result<u64> {
+    match size("--shard-size", text)? {
+        0 => Err(Error::Usage("--shard-size 0: a file must be able to hold something".into())),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A number of bytes, with or without a unit: `1048576`, `512MiB`, `2GB`.
+fn size(flag: &str, text: &str) -> Result<u64> {
+    const UNITS: [(&str, u64); 10] = [
+        ("", 1),
+        ("b", 1),
+        ("k", 1 << 10),
+        ("kib", 1 << 10),
+        ("m", 1 << 20),
+        ("mib", 1 << 20),
+        ("g", 1 << 30),
+        ("gib", 1 << 30),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+    ];
+    let bad = || Error::Usage(format!("{flag} {text}: write a number of bytes, such as 512MiB or 1048576"));
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let unit = text[digits..].trim().to_ascii_lowercase();
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
+    text[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(*factor)).ok_or_else(bad)
+}
+
+/// The environment variables that the program knows, for telling typing errors from intentions.
+pub fn known_variables(command: &clap::Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| arg.get_env().map(|env| env.to_string_lossy().into_owned()));
+    own.chain(command.get_subcommands().flat_map(known_variables)).collect()
+}
+
+/// Parses the process's arguments with `T`'s command.
+///
+/// # Errors
+/// What clap says, help and version included.
+pub fn parse<T: CommandFactory + FromArgMatches>() -> std::result::Result<T, clap::Error> {
+    T::from_arg_matches(&T::command().try_get_matches()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<ExportArgs> {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("job.toml");
+        std::fs::write(&path, text).expect("write");
+        ExportArgs::from_file(&path)
+    }
+
+    fn config(args: ExportArgs) -> Result<ExportConfig> {
+        let file = ExportArgs { input_dir: Some("in".into()), output_dir: Some("out".into()), ..ExportArgs::default() };
+        ExportConfig::new(args.or(file), "2024-01-15")
+    }
+
+    #[test]
+    fn a_job_file_says_all_that_flags_say_and_more() {
+        let args = file(concat!(
+            "input-dir = 'in'\noutput-dir = 'out'\nseed = 7\nsplit-ratio = [0.9, 0.1]\nsplit-names = 'a,b'\n",
+            "shard-size = '1MiB'\nthreads = 3\ndevice = 'cpu'\nmax-reject-ratio = 0.5\nset = ['metadata.x=1']\n",
+            "[constants]\nmetadata.source = 'wiki'\n'metadata.n' = 5\n",
+            "[[field]]\nfrom = 'body'\nto = 'text'\ntype = 'string'\nrequired = true\n",
+        ));
+        let config = config(args.expect("valid")).expect("valid");
+        assert_eq!((config.seed, config.shard_size, config.run.threads), (7, Some(1 << 20), 3));
+        assert_eq!(config.splits.names(), ["a", "b"]);
+        assert_eq!(config.max_reject_ratio.to_string(), "0.5");
+        assert_eq!(config.schema.fields()[0].from, "body");
+        let constants: Vec<_> = config.schema.constants().iter().map(|c| format!("{}={}", c.to, c.value)).collect();
+        assert_eq!(constants.first().map(String::as_str), Some("metadata.source=\"wiki\""));
+        assert!(constants.contains(&"metadata.n=5".into()) && constants.contains(&"metadata.x=\"1\"".into()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_known_one() {
+        for (text, key, nearest) in [("sede = 1", "sede", "seed"), ("[[fields]]", "fields", "field"), ("input_dir='x'", "input_dir", "input-dir")] {
+            let message = file(text).expect_err(text).to_string();
+            assert!(message.contains(&format!("'{key}'")) && message.contains(&format!("'{nearest}'")), "{message}");
+        }
+        for bad in ["seed = 'x'", "seed =", "[[field]]\nfrom='a'\nto='b'\ntipe='string'", "device = 'tpu'"] {
+            assert_eq!(file(bad).expect_err(bad).status(), 2);
+        }
+    }
+
+    #[test]
+    fn flags_beat_the_file() {
+        let flags = ExportArgs { seed: Some(1), ..ExportArgs::default() };
+        let merged = flags.or(file("seed = 2\nthreads = 5").expect("valid"));
+        assert_eq!((merged.seed, merged.run.threads), (Some(1), Some(5)));
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("7", 7), ("512MiB", 512 << 20), ("1 GB", 1_000_000_000), ("3k", 3072)] {
+            assert_eq!(size("--x", text).expect(text), bytes);
+        }
+        for bad in ["", "MiB", "-1", "1.5MiB", "1TBX", "99999999999999999999", "99999999999GiB"] {
+            assert!(size("--x", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_a_usage_error_that_names_the_option() {
+        let args = |change: fn(&mut ExportArgs)| {
+            let mut args = ExportArgs::default();
+            change(&mut args);
+            config(args).err().map(|e| (e.status(), e.to_string()))
+        };
+        for (error, part) in [
+            (args(|a| a.split_ratio = Some("0.5,0.5".into())), "3 split names"),
+            (args(|a| a.max_reject_ratio = Some("2".into())), "--max-reject-ratio"),
+            (args(|a| a.shard_size = Some("0".into())), "--shard-size"),
+            (args(|a| a.set = vec!["x".into()]), "PATH=VALUE"),
+            (args(|a| a.set = vec!["text=x".into()]), "'text'"),
+            (args(|a| a.run.threads = Some(0)), "--threads"),
+            (args(|a| a.run.chunk_size = Some("2GiB".into())), "--chunk-size"),
+        ] {
+            let (status, message) = error.expect(part);
+            assert!(status == 2 && message.contains(part), "{message}");
+        }
+    }
+}

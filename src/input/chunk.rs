@@ -1,0 +1,183 @@
+//! Cutting shards into chunks of whole lines.
+
+use super::discover::{Encoding, Shard};
+use super::mapped::Mapping;
+use super::streamed::Stream;
+use crate::error::Result;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// The mark that some programs put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Whole lines of one shard; the last line of a shard may lack its line feed.
+pub struct Chunk {
+    /// Place among all chunks of the run, from 0.
+    pub sequence: u64,
+    /// Index of the shard.
+    pub shard: usize,
+    /// Bytes (unpacked) of the shard before this chunk.
+    pub offset: u64,
+    bytes: ChunkBytes,
+}
+
+enum ChunkBytes {
+    Mapped(Arc<Mapping>, Range<usize>),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            ChunkBytes::Mapped(mapping, range) => &mapping.bytes()[range.clone()],
+            ChunkBytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Chunk {
+    /// Brings the bytes into memory.
+    pub fn populate(&self) {
+        if let ChunkBytes::Mapped(mapping, range) = &self.bytes {
+            mapping.populate(range.start, range.len());
+        }
+    }
+
+    /// To be called when the bytes have been used: fails if they may have changed meanwhile.
+    ///
+    /// # Errors
+    /// If the shard is no longer what it was when it was opened.
+    pub fn check(&self) -> Result<()> {
+        match &self.bytes {
+            ChunkBytes::Mapped(mapping, _) => mapping.check(),
+            ChunkBytes::Owned(_) => Ok(()),
+        }
+    }
+}
+
+/// Gives out the chunks of the shards, one after the other.
+pub struct Cutter {
+    shards: Arc<[Shard]>,
+    size: usize,
+    sequence: u64,
+    next_shard: usize,
+    open: Option<Open>,
+}
+
+/// The shard that is being cut.
+struct Open {
+    shard: usize,
+    /// Unpacked bytes that were given out.
+    offset: u64,
+    source: Source,
+}
+
+enum Source {
+    Mapped(Arc<Mapping>),
+    Streamed(Stream),
+}
+
+impl Cutter {
+    /// Cuts shards into chunks of at most `size` bytes (more only for a line that is longer).
+    pub fn new(shards: Arc<[Shard]>, size: usize) -> Cutter {
+        Cutter { shards, size: size.max(1), sequence: 0, next_shard: 0, open: None }
+    }
+
+    /// The next chunk, or `None` after the last. Chunks are never empty.
+    ///
+    /// # Errors
+    /// If a shard cannot be read.
+    pub fn next(&mut self) -> Result<Option<Chunk>> {
+        loop {
+            let Some(open) = &mut self.open else {
+                if self.next_shard == self.shards.len() {
+                    return Ok(None);
+                }
+                self.open = Some(Open::new(&self.shards[self.next_shard], self.next_shard)?);
+                self.next_shard += 1;
+                continue;
+            };
+            match open.next(self.size)? {
+                Some((offset, bytes)) => {
+                    let sequence = self.sequence;
+                    self.sequence += 1;
+                    return Ok(Some(Chunk { sequence, shard: open.shard, offset, bytes }));
+                }
+                None => self.open = None,
+            }
+        }
+    }
+}
+
+impl Open {
+    fn new(shard: &Shard, index: usize) -> Result<Open> {
+        let (source, offset) = match shard.encoding {
+            Encoding::Plain => {
+                let mapping = Mapping::open(shard)?;
+                let mark = if mapping.bytes().starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+                (Source::Mapped(Arc::new(mapping)), mark as u64)
+            }
+            Encoding::Gzip | Encoding::Zstd => (Source::Streamed(Stream::open(shard)?), 0),
+        };
+        Ok(Open { shard: index, offset, source })
+    }
+
+    /// The next chunk's offset and bytes.
+    fn next(&mut self, size: usize) -> Result<Option<(u64, ChunkBytes)>> {
+        let (bytes, len) = match &mut self.source {
+            Source::Mapped(mapping) => {
+                let start = self.offset as usize;
+                let end = start + cut(&mapping.bytes()[start..], size);
+                (ChunkBytes::Mapped(Arc::clone(mapping), start..end), end - start)
+            }
+            Source::Streamed(stream) => {
+                let mut bytes = stream.next(size)?;
+                if self.offset == 0 && bytes.starts_with(BYTE_ORDER_MARK) {
+                    bytes.drain(..BYTE_ORDER_MARK.len());
+                    self.offset = BYTE_ORDER_MARK.len() as u64;
+                }
+                let len = bytes.len();
+                (ChunkBytes::Owned(bytes), len)
+            }
+        };
+        let offset = self.offset;
+        self.offset += len as u64;
+        Ok((len > 0).then_some((offset, bytes)))
+    }
+}
+
+/// How many of the bytes make the next chunk: whole lines, at most `size` bytes of them, or one
+/// line that is longer.
+fn cut(bytes: &[u8], size: usize) -> usize {
+    if bytes.len() <= size {
+        return bytes.len();
+    }
+    match memchr::memrchr(b'\n', &bytes[..size]) {
+        Some(last) => last + 1,
+        None => memchr::memchr(b'\n', &bytes[size..]).map_or(bytes.len(), |more| size + more + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn cuts_at_line_ends() {
+        for (bytes, size, len) in [
+            ("", 4, 0),
+            ("ab", 4, 2),
+            ("a\nb\nc", 4, 4),
+            ("a\nbcdef", 4, 2),
+            ("abcdef\ng", 4, 7),
+            ("abcd\nef", 4, 5),
+            ("abc\ndef", 4, 4),
+            ("abcdef", 4, 6),
+            ("\n\n\n", 1, 1),
+        ] {
+            assert_eq!(cut(bytes.as_bytes(), size), len, "{bytes:?}");
+        }
+    }
+}

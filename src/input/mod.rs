@@ -1,0 +1,10 @@
+//! From a folder, file or glob to chunks of whole lines.
+
+pub mod chunk;
+pub mod discover;
+mod mapped;
+mod sigbus;
+mod streamed;
+
+pub use chunk::{Chunk, Cutter};
+pub use discover::{Encoding, Shard, discover};

@@ -1,0 +1,83 @@
+//! A compressed shard, read as a stream.
+
+use super::discover::{Encoding, Shard};
+use crate::error::{Context, Error, Result};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
+
+/// Bytes read from the file at a time.
+const READ: usize = 256 << 10;
+/// The largest window that a Zstandard frame may ask for: 2 GiB, all that the format's tools make.
+const ZSTD_WINDOW_LOG: u32 = 31;
+
+/// The unpacked bytes of a shard, one part after the other.
+pub struct Stream {
+    path: PathBuf,
+    decoder: Box<dyn Read + Send>,
+    /// Unpacked bytes behind the last line end that was given out.
+    rest: Vec<u8>,
+    ended: bool,
+}
+
+impl Stream {
+    /// Opens a packed shard.
+    pub fn open(shard: &Shard) -> Result<Stream> {
+        let path = shard.path.clone();
+        let file = File::open(&path).context(&path, "open the shard")?;
+        let packed = BufReader::with_capacity(READ, file);
+        let decoder: Box<dyn Read + Send> = match shard.encoding {
+            Encoding::Plain => Box::new(packed),
+            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
+            Encoding::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).context(&path, "read the shard")?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).context(&path, "read the shard")?;
+                Box::new(decoder)
+            }
+        };
+        Ok(Stream { path, decoder, rest: Vec::new(), ended: false })
+    }
+
+    /// The next whole lines, about `size` bytes of them, or one line if it is longer; empty at the end.
+    pub fn next(&mut self, size: usize) -> Result<Vec<u8>> {
+        let mut part = std::mem::take(&mut self.rest);
+        let mut searched = 0;
+        loop {
+            let wanted = size.saturating_sub(part.len()).max(size / 2).max(1);
+            self.read(&mut part, wanted)?;
+            if self.ended {
+                return Ok(part);
+            }
+            if part.len() < size {
+                continue;
+            }
+            // The last line end; but where a line is longer than a chunk, its own.
+            let unsearched = &part[searched..];
+            let end = if searched == 0 { memchr::memrchr(b'\n', unsearched) } else { memchr::memchr(b'\n', unsearched) };
+            if let Some(end) = end {
+                self.rest = part.split_off(searched + end + 1);
+                return Ok(part);
+            }
+            searched = part.len();
+        }
+    }
+
+    fn read(&mut self, part: &mut Vec<u8>, wanted: usize) -> Result<()> {
+        part.reserve(wanted);
+        let read = self.decoder.by_ref().take(wanted as u64).read_to_end(part).map_err(|e| self.broken(&e))?;
+        self.ended = read < wanted;
+        Ok(())
+    }
+
+    fn broken(&self, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Error::environment(&self.path, "the compressed data end too early", "the file is cut off: copy it again")
+            }
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => {
+                Error::environment(&self.path, format!("the compressed data are damaged: {error}"), "copy the file again")
+            }
+            _ => Error::io(&self.path, "read the shard", error),
+        }
+    }
+}

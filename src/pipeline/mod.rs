@@ -1,0 +1,8 @@
+//! The commands that read a corpus: each puts the stages together and runs them on all cores.
+
+pub mod export;
+pub mod inspect;
+mod scheduler;
+pub mod stop;
+
+pub use scheduler::Progress;

@@ -1,0 +1,6 @@
+//! What people and machines get to read.
+
+pub mod devices;
+pub mod progress;
+pub mod summary;
+pub mod text;

@@ -1,0 +1,7 @@
+//! Putting the export together: lines, split files, quarantine, and the stage from which all of it
+//! appears at once.
+
+pub mod line;
+pub mod output;
+pub mod quarantine;
+pub mod stage;

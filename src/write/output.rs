@@ -1,0 +1,434 @@
+//! The split files, written while their SHA-256 is computed.
+//!
+//! A file takes its blocks in order, and so does its hash; but hashing one block, writing another and
+//! compressing a third are jobs of their own, so that all workers can be busy with one file. Each file
+//! has two lanes, hash and write; a lane does one job at a time.
+//!
+//! What is in a file depends on the lines alone: compression works on blocks of a fixed number of
+//! bytes, cut without regard to chunks.
+
+use crate::error::{Context, Result};
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of lines that are compressed together, as a frame of its own.
+const COMPRESSION_BLOCK: usize = 1 << 20;
+
+/// How the split files are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Zstandard, level 3.
+    Zstd,
+    /// gzip, level 6.
+    Gzip,
+}
+
+impl Compression {
+    /// What follows `.jsonl` in a file's name.
+    pub fn suffix(compression: Option<Compression>) -> &'static str {
+        match compression {
+            None => "",
+            Some(Compression::Zstd) => ".zst",
+            Some(Compression::Gzip) => ".gz",
+        }
+    }
+
+    /// A block as a frame (or member) of its own.
+    fn pack(self, block: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Compression::Zstd => zstd::bulk::compress(block, 3),
+            Compression::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+                encoder.write_all(block)?;
+                encoder.finish()
+            }
+        }
+    }
+}
+
+/// Lines for one split, as a worker put them together.
+#[derive(Default)]
+pub struct Lines {
+    /// The lines, each with its line feed.
+    pub bytes: Vec<u8>,
+    /// Where each line ends in `bytes`.
+    pub ends: Vec<u32>,
+}
+
+/// A finished file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Its name in the output folder.
+    pub name: String,
+    /// Index of its split.
+    pub split: usize,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Lines.
+    pub documents: u64,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+}
+
+/// All split files of an export.
+pub struct Outputs {
+    folder: PathBuf,
+    compression: Option<Compression>,
+    /// Bytes of lines after which a split goes on in another file.
+    shard_size: Option<u64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    files: Vec<OutputFile>,
+    /// For each split, the index of the file that takes its lines.
+    current: Vec<usize>,
+    /// Bytes in blocks that are not done.
+    queued: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+struct OutputFile {
+    split: usize,
+    path: PathBuf,
+    documents: u64,
+    /// Bytes of lines.
+    line_bytes: u64,
+    /// Lines that do not fill a compression block yet.
+    pending: Vec<u8>,
+    blocks: VecDeque<Block>,
+    /// How many blocks were taken off the queue's front.
+    gone: usize,
+    hash: Lane<Sha256>,
+    write: Lane<Writer>,
+}
+
+/// A place in the queue of blocks, with what works on it; `None` while a worker has it.
+struct Lane<T> {
+    next: usize,
+    tool: Option<T>,
+}
+
+struct Writer {
+    file: File,
+    written: u64,
+}
+
+struct Block {
+    state: BlockState,
+    /// Bytes that count as queued.
+    size: usize,
+    hashed: bool,
+    written: bool,
+}
+
+enum BlockState {
+    /// To be compressed.
+    Raw(Vec<u8>),
+    /// Being compressed.
+    Taken,
+    /// To be hashed and written.
+    Ready(Arc<Vec<u8>>, Range<usize>),
+}
+
+/// Something that a worker can do for a file now.
+pub struct Job {
+    file: usize,
+    block: usize,
+    work: Work,
+}
+
+enum Work {
+    Pack(Vec<u8>),
+    Hash(Sha256, Arc<Vec<u8>>, Range<usize>),
+    Write(Writer, Arc<Vec<u8>>, Range<usize>),
+}
+
+impl Outputs {
+    /// Files for `splits` splits in `folder`; each split has at least one, if need be an empty one.
+    ///
+    /// # Errors
+    /// If a file cannot be made.
+    pub fn create(folder: &Path, splits: usize, compression: Option<Compression>, shard_size: Option<u64>) -> Result<Outputs> {
+        let state = State { files: Vec::new(), current: vec![0; splits], queued: 0, spare: Vec::new() };
+        let outputs = Outputs { folder: folder.into(), compression, shard_size, state: Mutex::new(state) };
+        {
+            let mut state = outputs.lock();
+            for split in 0..splits {
+                outputs.next_file(&mut state, split)?;
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A worker that panics ends the run; what the state is then does not matter.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that wait to be hashed and written.
+    pub fn queued(&self) -> usize {
+        self.lock().queued
+    }
+
+    /// An empty buffer, if possible one that was used before.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.lock().spare.pop().unwrap_or_default()
+    }
+
+    /// Adds lines to a split's files. To be called in input order.
+    ///
+    /// # Errors
+    /// If a further file cannot be made.
+    pub fn append(&self, split: usize, lines: Lines) -> Result<()> {
+        let bytes = Arc::new(lines.bytes);
+        let (mut from, mut first) = (0, 0);
+        let mut state = self.lock();
+        while first < lines.ends.len() {
+            let room = state.room(split, self.shard_size);
+            let fitting = lines.ends[first..].partition_point(|end| *end as usize - from <= room);
+            // A line longer than a whole file gets one of its own.
+            let take = if fitting == 0 && state.current_file(split).documents == 0 { 1 } else { fitting };
+            if take == 0 {
+                self.next_file(&mut state, split)?;
+                continue;
+            }
+            let to = lines.ends[first + take - 1] as usize;
+            state.push(split, &bytes, from..to, take as u64, self.compression.is_some());
+            (from, first) = (to, first + take);
+        }
+        state.reuse(bytes);
+        Ok(())
+    }
+
+    fn next_file(&self, state: &mut State, split: usize) -> Result<()> {
+        let path = self.folder.join(format!(".{split}-{}.part", state.files.len()));
+        let file = File::create_new(&path).context(&path, "make the file")?;
+        state.finish_pending(split);
+        state.current[split] = state.files.len();
+        state.files.push(OutputFile {
+            split,
+            path,
+            documents: 0,
+            line_bytes: 0,
+            pending: Vec::new(),
+            blocks: VecDeque::new(),
+            gone: 0,
+            hash: Lane { next: 0, tool: Some(Sha256::new()) },
+            write: Lane { next: 0, tool: Some(Writer { file, written: 0 }) },
+        });
+        Ok(())
+    }
+
+    /// No more lines will come: what is pending goes on its way.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        for split in 0..state.current.len() {
+            state.finish_pending(split);
+        }
+    }
+
+    /// The most urgent job there is, if any.
+    pub fn pick(&self) -> Option<Job> {
+        let mut state = self.lock();
+        state.files.iter_mut().enumerate().find_map(|(file, output)| {
+            let (block, work) = output.pick()?;
+            Some(Job { file, block, work })
+        })
+    }
+
+    /// Does a job.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn run(&self, job: Job) -> Result<()> {
+        let Job { file, block, work } = job;
+        match work {
+            Work::Pack(raw) => {
+                let compression = self.compression.expect("only then are blocks packed");
+                let packed = compression.pack(&raw).context(&self.folder, "compress")?;
+                let range = 0..packed.len();
+                let mut state = self.lock();
+                let at = block - state.files[file].gone;
+                state.files[file].blocks[at].state = BlockState::Ready(Arc::new(packed), range);
+            }
+            Work::Hash(mut hash, bytes, range) => {
+                hash.update(&bytes[range]);
+                let mut state = self.lock();
+                state.files[file].hash.tool = Some(hash);
+                state.done(file, block, bytes, |block| block.hashed = true);
+            }
+            Work::Write(mut writer, bytes, range) => {
+                let len = range.len() as u64;
+                let result = writer.file.write_all(&bytes[range]);
+                let mut state = self.lock();
+                result.context(&state.files[file].path, "write")?;
+                writer.written += len;
+                state.files[file].write.tool = Some(writer);
+                state.done(file, block, bytes, |block| block.written = true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the files their names, when all jobs are done, and says what they are.
+    ///
+    /// # Errors
+    /// If a file cannot be renamed.
+    ///
+    /// # Panics
+    /// If jobs are left.
+    pub fn finish(self, split_names: &[String]) -> Result<Vec<FileRecord>> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let suffix = Compression::suffix(self.compression);
+        let mut records = Vec::new();
+        for (split, split_name) in split_names.iter().enumerate() {
+            let files: Vec<&OutputFile> = state.files.iter().filter(|file| file.split == split).collect();
+            for (index, file) in files.iter().enumerate() {
+                let name = match self.shard_size {
+                    None => format!("{split_name}.jsonl{suffix}"),
+                    Some(_) => format!("{split_name}-{index:05}-of-{:05}.jsonl{suffix}", files.len()),
+                };
+                let path = self.folder.join(&name);
+                std::fs::rename(&file.path, &path).context(&path, "name the file")?;
+                records.push(file.record(name));
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl State {
+    fn current_file(&mut self, split: usize) -> &mut OutputFile {
+        let index = self.current[split];
+        &mut self.files[index]
+    }
+
+    /// Bytes of lines that the split's file may still take.
+    fn room(&mut self, split: usize, shard_size: Option<u64>) -> usize {
+        let taken = self.current_file(split).line_bytes;
+        shard_size.map_or(usize::MAX, |size| usize::try_from(size.saturating_sub(taken)).unwrap_or(usize::MAX))
+    }
+
+    fn push(&mut self, split: usize, bytes: &Arc<Vec<u8>>, range: Range<usize>, documents: u64, pack: bool) {
+        let file = self.current_file(split);
+        file.documents += documents;
+        file.line_bytes += range.len() as u64;
+        let size = range.len();
+        if !pack {
+            file.blocks.push_back(Block::new(BlockState::Ready(Arc::clone(bytes), range), size));
+            self.queued += size;
+            return;
+        }
+        // What is pending does not count: nothing can be done to make it less.
+        let mut queued = 0;
+        let mut rest = &bytes[range];
+        while !rest.is_empty() {
+            let fits = rest.len().min(COMPRESSION_BLOCK - file.pending.len());
+            file.pending.extend_from_slice(&rest[..fits]);
+            rest = &rest[fits..];
+            if file.pending.len() == COMPRESSION_BLOCK {
+                let block = std::mem::replace(&mut file.pending, Vec::with_capacity(COMPRESSION_BLOCK));
+                file.blocks.push_back(Block::new(BlockState::Raw(block), COMPRESSION_BLOCK));
+                queued += COMPRESSION_BLOCK;
+            }
+        }
+        self.queued += queued;
+    }
+
+    fn finish_pending(&mut self, split: usize) {
+        if self.files.is_empty() {
+            return;
+        }
+        let file = self.current_file(split);
+        if !file.pending.is_empty() {
+            let block = std::mem::take(&mut file.pending);
+            let size = block.len();
+            file.blocks.push_back(Block::new(BlockState::Raw(block), size));
+            self.queued += size;
+        }
+    }
+
+    /// Notes that a block was hashed or written, and lets go of those that are both.
+    fn done(&mut self, file: usize, block: usize, bytes: Arc<Vec<u8>>, note: impl Fn(&mut Block)) {
+        let output = &mut self.files[file];
+        note(&mut output.blocks[block - output.gone]);
+        while output.blocks.front().is_some_and(|block| block.hashed && block.written) {
+            let block = output.blocks.pop_front();
+            output.gone += 1;
+            self.queued -= block.map_or(0, |block| block.size);
+        }
+        self.reuse(bytes);
+    }
+
+    /// Keeps a buffer for the next chunk, if nobody needs its contents any more.
+    fn reuse(&mut self, bytes: Arc<Vec<u8>>) {
+        const SPARE_BUFFERS: usize = 64;
+        const SPARE_BYTES: usize = 4 << 20;
+        if let Ok(mut buffer) = Arc::try_unwrap(bytes)
+            && self.spare.len() < SPARE_BUFFERS
+            && buffer.capacity() <= SPARE_BYTES
+        {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}
+
+impl Block {
+    fn new(state: BlockState, size: usize) -> Block {
+        Block { state, size, hashed: false, written: false }
+    }
+}
+
+impl OutputFile {
+    fn pick(&mut self) -> Option<(usize, Work)> {
+        if let Some((block, (bytes, range))) = self.ready(self.hash.next)
+            && let Some(tool) = self.hash.tool.take()
+        {
+            self.hash.next += 1;
+            return Some((block, Work::Hash(tool, bytes, range)));
+        }
+        if let Some((block, (bytes, range))) = self.ready(self.write.next)
+            && let Some(tool) = self.write.tool.take()
+        {
+            self.write.next += 1;
+            return Some((block, Work::Write(tool, bytes, range)));
+        }
+        let at = self.blocks.iter().position(|block| matches!(block.state, BlockState::Raw(_)))?;
+        match std::mem::replace(&mut self.blocks[at].state, BlockState::Taken) {
+            BlockState::Raw(raw) => Some((self.gone + at, Work::Pack(raw))),
+            _ => None,
+        }
+    }
+
+    fn ready(&self, block: usize) -> Option<(usize, (Arc<Vec<u8>>, Range<usize>))> {
+        match &self.blocks.get(block - self.gone)?.state {
+            BlockState::Ready(bytes, range) => Some((block, (Arc::clone(bytes), range.clone()))),
+            _ => None,
+        }
+    }
+
+    fn record(&self, name: String) -> FileRecord {
+        assert!(self.blocks.is_empty() && self.pending.is_empty(), "all jobs are done");
+        let hash = self.hash.tool.clone().expect("the lane is idle");
+        let written = self.write.tool.as_ref().expect("the lane is idle").written;
+        let (split, documents) = (self.split, self.documents);
+        FileRecord { name, split, bytes: written, documents, sha256: hex(&hash.finalize()) }
+    }
+}
+
+/// Bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

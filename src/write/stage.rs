@@ -1,0 +1,387 @@
+//! The stage: where an export is prepared, and from where it appears all at once.
+//!
+//! Usually the stage is a hidden folder beside the output folder, on the same file system. When all
+//! is written and synced, the two folders change places in one step (`renameat2` with
+//! `RENAME_EXCHANGE`; a plain rename where there was no output yet). At no moment, not even after a
+//! power cut, does the output folder hold parts of two exports.
+//!
+//! Where that is impossible (the output folder is a mount point, its parent is not writable, the file
+//! system cannot exchange, or the folder holds files that are not the export's), the stage lies within
+//! the output folder, and the files are moved into place one by one, after a journal that lists the
+//! moves. A run that dies between two moves is finished by the next one from the journal.
+//!
+//! A lock on a file in the output folder keeps two runs apart.
+
+use crate::error::{Context, Error, Result, show};
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = ".colophon.lock";
+const STAGE: &str = ".colophon-stage";
+const JOURNAL: &str = ".colophon-commit.json";
+/// The manifest's name: it goes last, and names what an export consists of.
+pub const MANIFEST: &str = "manifest.json";
+/// Where a failed gate leaves what there is to look at.
+pub const FAILED: &str = "failed";
+
+/// An output folder, locked, with a stage to prepare its next contents.
+pub struct Stage {
+    output: PathBuf,
+    folder: PathBuf,
+    beside: bool,
+    /// Whether this run made the output folder.
+    made_output: bool,
+    _lock: File,
+    done: bool,
+}
+
+impl Stage {
+    /// Locks the output folder, finishes or removes what a killed run left, and makes an empty stage.
+    ///
+    /// # Errors
+    /// If another run holds the folder, or it cannot be written.
+    pub fn open(output: &Path) -> Result<Stage> {
+        let made_output = !output.exists();
+        fs::create_dir_all(output).context(output, "make the output folder")?;
+        let output = fs::canonicalize(output).context(output, "find the output folder")?;
+        let lock = lock(&output)?;
+        recover(&output)?;
+        for stale in [beside(&output), Some(output.join(STAGE))].into_iter().flatten() {
+            remove(&stale)?;
+        }
+        let (folder, beside) = make_folder(&output)?;
+        Ok(Stage { output, folder, beside, made_output, _lock: lock, done: false })
+    }
+
+    /// The folder to write into.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The output folder, absolute.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// Makes the stage the output. Files of an earlier export that this one does not have disappear
+    /// with it; files that are not an export's stay.
+    ///
+    /// # Errors
+    /// If the file system fails. The output folder then holds the earlier export, or (after a
+    /// journal was written) the next run finishes this one.
+    pub fn commit(mut self) -> Result<()> {
+        sync_tree(&self.folder)?;
+        let earlier = exported_entries(&self.output);
+        let strangers = entries(&self.output)?.into_iter().any(|name| !earlier.contains(&name) && name != LOCK);
+        if !(self.beside && !strangers && self.exchange()?) {
+            self.move_each(&earlier)?;
+        }
+        self.done = true;
+        Ok(())
+    }
+
+    /// Puts the stage's entries under `failed/` in the output folder instead.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn commit_as_failed(mut self) -> Result<PathBuf> {
+        sync_tree(&self.folder)?;
+        let failed = self.output.join(FAILED);
+        remove(&failed)?;
+        fs::rename(&self.folder, &failed).context(&failed, "put the failed run's files")?;
+        sync_folder(&self.output)?;
+        self.done = true;
+        let _ = fs::remove_file(self.output.join(LOCK));
+        Ok(failed)
+    }
+
+    /// Stage and output change places. `false` if the file system has no such operation.
+    fn exchange(&self) -> Result<bool> {
+        // What becomes the output is locked before it does: until the old folder is gone, no other
+        // run may make a stage of the same name.
+        let _lock = lock(&self.folder)?;
+        match rustix::fs::renameat_with(CWD, &self.folder, CWD, &self.output, RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!("no exchange of folders here ({error}): moving files one by one");
+                remove(&self.folder.join(LOCK))?;
+                return Ok(false);
+            }
+        }
+        if let Some(parent) = self.output.parent() {
+            sync_folder(parent)?;
+        }
+        // What was the output is now the stage.
+        remove(&self.folder)?;
+        let _ = fs::remove_file(self.output.join(LOCK));
+        Ok(true)
+    }
+
+    fn move_each(&self, earlier: &BTreeSet<String>) -> Result<()> {
+        let mut names: Vec<String> = entries(&self.folder)?.into_iter().collect();
+        // The manifest says that an export is whole: the old one goes first, the new one comes last.
+        names.sort_by_key(|name| name == MANIFEST);
+        let mut removed: Vec<String> = earlier.iter().filter(|name| !names.contains(name)).cloned().collect();
+        removed.insert(0, MANIFEST.into());
+        let journal = Journal { stage: self.folder.clone(), names, removed };
+        let path = self.output.join(JOURNAL);
+        let draft = self.folder.join(JOURNAL);
+        fs::write(&draft, serde_json::to_vec(&journal).map_err(io::Error::from).context(&path, "write")?)
+            .context(&draft, "write")?;
+        File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
+        fs::rename(&draft, &path).context(&path, "write")?;
+        sync_folder(&self.output)?;
+        recover(&self.output)?;
+        let _ = fs::remove_file(self.output.join(LOCK));
+        Ok(())
+    }
+}
+
+impl Drop for Stage {
+    /// Without a commit, everything is as it was.
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        // Nothing can be done about a failure here; the next run removes the stage.
+        let _ = remove(&self.folder);
+        let _ = fs::remove_file(self.output.join(LOCK));
+        if self.made_output {
+            let _ = fs::remove_dir(&self.output);
+        }
+    }
+}
+
+/// The moves that make a stage the output, for a run that dies among them.
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    stage: PathBuf,
+    names: Vec<String>,
+    removed: Vec<String>,
+}
+
+/// Finishes a commit that was begun, if one was.
+///
+/// # Errors
+/// If the file system fails.
+pub fn recover(output: &Path) -> Result<()> {
+    let path = output.join(JOURNAL);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(&path, "read", &error)),
+    };
+    let journal: Journal = serde_json::from_slice(&text)
+        .map_err(|e| Error::environment(&path, format!("damaged: {e}"), "remove it and export again"))?;
+    for name in &journal.removed {
+        // The old manifest is removed only as long as the new one is not in its place.
+        if name != MANIFEST || journal.stage.join(MANIFEST).exists() {
+            remove(&output.join(name))?;
+        }
+    }
+    for name in &journal.names {
+        let (from, to) = (journal.stage.join(name), output.join(name));
+        if !from.exists() {
+            continue; // moved already
+        }
+        if from.is_dir() {
+            remove(&to)?;
+        }
+        fs::rename(&from, &to).context(&to, "put in place")?;
+    }
+    sync_folder(output)?;
+    fs::remove_file(&path).context(&path, "remove")?;
+    remove(&journal.stage)
+}
+
+fn lock(output: &Path) -> Result<File> {
+    let path = output.join(LOCK);
+    loop {
+        let file = File::options().create(true).truncate(false).write(true).open(&path).context(&path, "lock the output folder")?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::environment(output, "another run is writing to this folder", "wait for it, or choose another folder"));
+            }
+            Err(error) => return Err(Error::io(&path, "lock the output folder", &error.into())),
+        }
+        // A run that ended just now may have taken the file away with it; then ours is no lock.
+        let ours = file.metadata().context(&path, "read")?;
+        if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Where the stage beside an output folder lies; `None` for the root folder.
+fn beside(output: &Path) -> Option<PathBuf> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(output.file_name()?);
+    name.push(STAGE);
+    Some(output.parent()?.join(name))
+}
+
+/// Makes the stage, beside the output if that is on the same file system, else within it.
+fn make_folder(output: &Path) -> Result<(PathBuf, bool)> {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    if let Some(folder) = beside(output)
+        && folder.parent().and_then(device) == device(output)
+        && fs::create_dir(&folder).is_ok()
+    {
+        // The stage becomes the output folder, so who may enter it should not change.
+        if let Ok(meta) = fs::metadata(output) {
+            let _ = fs::set_permissions(&folder, meta.permissions());
+        }
+        return Ok((folder, true));
+    }
+    let folder = output.join(STAGE);
+    fs::create_dir(&folder).context(&folder, "make the stage")?;
+    Ok((folder, false))
+}
+
+fn entries(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).context(folder, "read the folder")? {
+        names.insert(show(Path::new(&entry.context(folder, "read the folder")?.file_name())));
+    }
+    Ok(names)
+}
+
+/// The top-level entries that belong to the export in this folder, by its manifest.
+fn exported_entries(output: &Path) -> BTreeSet<String> {
+    let manifest = fs::read(output.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    let mut names = BTreeSet::from([FAILED.to_owned()]);
+    if let Some(files) = manifest.as_ref().and_then(|m| m["files"].as_array()) {
+        names.insert(MANIFEST.into());
+        let paths = files.iter().filter_map(|file| file["path"].as_str());
+        // Names come from a file that anyone may have edited: only plain ones are believed.
+        names.extend(paths.filter_map(|p| p.split('/').next()).filter(|n| !matches!(*n, "" | "." | "..")).map(String::from));
+    }
+    names
+}
+
+/// Removes a file or folder, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "remove", &error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|handle| handle.sync_all()).context(folder, "sync")
+}
+
+/// Syncs every file and folder below `folder`, and itself.
+fn sync_tree(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).context(folder, "read the folder")? {
+        let path = entry.context(folder, "read the folder")?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path).and_then(|file| file.sync_all()).context(&path, "sync")?;
+        }
+    }
+    sync_folder(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(output: &Path, files: &[(&str, &str)]) {
+        let stage = Stage::open(output).expect("stage");
+        for (name, text) in files {
+            fs::write(stage.folder().join(name), text).expect("write");
+        }
+        let listed: Vec<_> = files.iter().map(|(name, _)| serde_json::json!({ "path": name })).collect();
+        fs::write(stage.folder().join(MANIFEST), serde_json::json!({ "files": listed }).to_string()).expect("write");
+        stage.commit().expect("commit");
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        entries(folder).expect("entries").into_iter().collect()
+    }
+
+    #[test]
+    fn an_export_replaces_the_earlier_one_whole() {
+        let root = tempfile::tempdir().expect("folder");
+        let output = root.path().join("export");
+        export(&output, &[("a.jsonl", "1"), ("b.jsonl", "1")]);
+        export(&output, &[("a.jsonl", "2")]);
+        assert_eq!(names(&output), ["a.jsonl", MANIFEST]);
+        assert_eq!(names(root.path()), ["export"]);
+        assert_eq!(fs::read(output.join("a.jsonl")).expect("read"), b"2");
+    }
+
+    #[test]
+    fn a_stranger_s_files_stay() {
+        let root = tempfile::tempdir().expect("folder");
+        let output = root.path().join("export");
+        export(&output, &[("a.jsonl", "1"), ("b.jsonl", "1")]);
+        fs::write(output.join("notes.txt"), "mine").expect("write");
+        export(&output, &[("a.jsonl", "2")]);
+        assert_eq!(names(&output), ["a.jsonl", MANIFEST, "notes.txt"]);
+        assert_eq!(names(root.path()), ["export"]);
+    }
+
+    #[test]
+    fn an_abandoned_stage_leaves_no_trace() {
+        let root = tempfile::tempdir().expect("folder");
+        let output = root.path().join("export");
+        drop(Stage::open(&output).expect("stage"));
+        assert_eq!(names(root.path()), [""; 0]);
+        export(&output, &[("a.jsonl", "1")]);
+        drop(Stage::open(&output).expect("stage"));
+        assert_eq!(names(&output), ["a.jsonl", MANIFEST]);
+    }
+
+    #[test]
+    fn a_second_run_fails_at_once() {
+        let root = tempfile::tempdir().expect("folder");
+        let first = Stage::open(root.path()).expect("stage");
+        assert_eq!(Stage::open(root.path()).err().expect("locked").status(), 3);
+        drop(first);
+        Stage::open(root.path()).expect("free again");
+    }
+
+    #[test]
+    fn the_next_run_finishes_a_commit_that_died_anywhere() {
+        // Every number of moves that may have been done when the run died.
+        for moved in 0..=3 {
+            let root = tempfile::tempdir().expect("folder");
+            let output = root.path().join("export");
+            export(&output, &[("a.jsonl", "1"), ("b.jsonl", "1"), ("c.jsonl", "1")]);
+            let stage = output.join(STAGE);
+            fs::create_dir(&stage).expect("stage");
+            let new = ["a.jsonl", "b.jsonl", MANIFEST];
+            new.iter().for_each(|name| fs::write(stage.join(name), "2").expect("write"));
+            let journal = Journal {
+                stage: stage.clone(),
+                names: new.map(String::from).to_vec(),
+                removed: vec![MANIFEST.into(), "c.jsonl".into()],
+            };
+            fs::write(output.join(JOURNAL), serde_json::to_vec(&journal).expect("JSON")).expect("write");
+            if moved > 0 {
+                fs::remove_file(output.join(MANIFEST)).expect("remove");
+                fs::remove_file(output.join("c.jsonl")).expect("remove");
+            }
+            for name in &new[..moved] {
+                fs::rename(stage.join(name), output.join(name)).expect("move");
+            }
+            recover(&output).expect("recovers");
+            assert_eq!(names(&output), ["a.jsonl", "b.jsonl", MANIFEST], "{moved} moves");
+            assert!(new.iter().all(|name| fs::read(output.join(name)).expect("read") == b"2"));
+        }
+    }
+}
