@@ -26,8 +26,9 @@ pub const BLOCK: usize = 64;
 /// What an instruction set has to answer about a block of 64 bytes. Bit i of a mask is byte i.
 ///
 /// # Safety
-/// Every method reads its block (`wide_whitespace` two bytes more), so the pointer must be valid
-/// for that; and it may only be called where the instruction set is enabled.
+/// Every method reads its block (`wide_whitespace` two bytes more, `unescape` two blocks and two
+/// bytes), so the pointer must be valid for that; and it may only be called where the instruction set
+/// is enabled.
 pub trait Simd: Copy + Send + Sync + 'static {
     /// Bytes that end the plain run of a JSON string: `"`, `\` and everything below 0x20.
     unsafe fn string_stops(self, block: *const u8) -> u64;
@@ -40,6 +41,89 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// Copies a block.
     unsafe fn copy(self, from: *const u8, to: *mut u8);
+
+    /// Decodes a block of a string, or what of it stands before something that needs more thought.
+    /// Two blocks must be writable at `to`.
+    ///
+    /// Escapes of one letter are many in real text (a line feed every forty bytes or so), and finding
+    /// the next stop by asking again from behind the escape would wait for a load, a comparison and
+    /// a mask each time. So the block is asked once; the rest behind an escape is copied again to
+    /// where it belongs, one byte earlier, while the mask at hand already says where the next stop is.
+    #[inline(always)]
+    unsafe fn unescape(self, block: *const u8, mut to: *mut u8) -> Unescaped {
+        let start = to;
+        // SAFETY: the block has 64 bytes, and so has `to`.
+        let mut stops = unsafe {
+            self.copy(block, to);
+            self.string_stops(block)
+        };
+        // Bytes of the block that are decoded.
+        let mut base = 0;
+        while stops != 0 {
+            let stop = stops.trailing_zeros() as usize;
+            // SAFETY: what is decoded takes no more room than the block; a stop is one of its 64
+            // bytes, and 66 more can be read.
+            let (byte, letter) = unsafe {
+                to = to.add(stop - base);
+                (*block.add(stop), *block.add(stop + 1))
+            };
+            let simple = escape::SIMPLE[usize::from(letter)];
+            if byte != b'\\' || simple == 0 {
+                // SAFETY: both point into what was written.
+                let written = unsafe { to.offset_from(start) } as usize;
+                return Unescaped { read: stop, written, stop: Stop::at(byte, letter) };
+            }
+            base = stop + 2;
+            // SAFETY: two blocks and two bytes can be read; `to` is within the first of two blocks.
+            unsafe {
+                *to = simple;
+                to = to.add(1);
+                self.copy(block.add(base), to);
+            }
+            // The escaped letter may be a quote or a backslash: that is no stop.
+            stops = if base < BLOCK { stops & (u64::MAX << base) } else { 0 };
+        }
+        // An escape may reach one byte into the next block.
+        // SAFETY: as above.
+        let written = unsafe { to.offset_from(start) } as usize + BLOCK.saturating_sub(base);
+        Unescaped { read: base.max(BLOCK), written, stop: Stop::None }
+    }
+}
+
+/// What was decoded of a string.
+#[derive(Clone, Copy)]
+pub struct Unescaped {
+    /// Bytes of the string.
+    pub read: usize,
+    /// Bytes that they stand for.
+    pub written: usize,
+    /// What comes next.
+    pub stop: Stop,
+}
+
+/// What ended the decoding of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Its end.
+    None,
+    /// The string's closing quote.
+    Quote,
+    /// An escape of the form `\uXXXX`.
+    UnicodeEscape,
+    /// Something that no JSON string has.
+    Invalid,
+}
+
+impl Stop {
+    /// The stop at a byte, which is followed by `letter`.
+    #[inline(always)]
+    fn at(byte: u8, letter: u8) -> Stop {
+        match (byte, letter) {
+            (b'"', _) => Stop::Quote,
+            (b'\\', b'u') => Stop::UnicodeEscape,
+            _ => Stop::Invalid,
+        }
+    }
 }
 
 /// Bytes of a block by class.

@@ -4,9 +4,9 @@
 //! escapes decoded. A full window (or the end) is counted and hashed. So a text of any length needs
 //! the same small memory.
 
-use super::escape::{SIMPLE, encode_utf8, hex4, is_surrogate};
+use super::escape::{encode_utf8, hex4, is_surrogate};
 use super::walk::Bytes;
-use super::{BLOCK, Simd};
+use super::{BLOCK, Simd, Stop};
 use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
@@ -14,8 +14,9 @@ use twox_hash::XxHash3_64;
 const WINDOW: usize = 16 << 10;
 /// Room behind the window for the block or the run of escapes that crosses its end.
 const OVERRUN: usize = 2 * BLOCK;
-/// Room behind that, as the last block is read whole, and `wide_whitespace` reads two bytes more.
-const SLACK: usize = OVERRUN + BLOCK;
+/// Room behind that, as whole blocks are written and read there, and `wide_whitespace` reads two
+/// bytes more.
+const SLACK: usize = OVERRUN + 2 * BLOCK;
 
 /// Stands for a lone surrogate; such a text is rejected, so only its presence matters.
 const REPLACEMENT: u32 = 0xfffd;
@@ -71,42 +72,20 @@ impl Text {
                 // SAFETY: as the caller's.
                 unsafe { self.flush(simd) };
             }
-            let block = bytes.block(at);
-            // SAFETY: the block has 64 bytes, and so has the slack behind the window.
-            let stops = unsafe {
-                simd.copy(block, self.window.as_mut_ptr().add(self.filled));
-                simd.string_stops(block)
-            };
-            if stops == 0 {
-                at += BLOCK;
-                self.filled += BLOCK;
-                continue;
-            }
-            let plain = stops.trailing_zeros() as usize;
-            at += plain;
-            self.filled += plain;
-            match bytes.byte(at) {
-                b'\\' => at = self.escape(bytes, at)?,
-                b'"' => break,
-                _ => return None,
+            // SAFETY: two blocks can be read, and as many written in the slack.
+            let part = unsafe { simd.unescape(bytes.two_blocks(at), self.window.as_mut_ptr().add(self.filled)) };
+            at += part.read;
+            self.filled += part.written;
+            match part.stop {
+                Stop::None => {}
+                Stop::Quote => break,
+                Stop::UnicodeEscape => at = self.unicode_escapes(bytes, at)?,
+                Stop::Invalid => return None,
             }
         }
         // SAFETY: as the caller's.
         unsafe { self.finish(simd) };
         Some(at + 1)
-    }
-
-    /// Decodes the escape at `at`, and gives the place behind it.
-    #[inline(always)]
-    fn escape(&mut self, bytes: &Bytes, at: usize) -> Option<usize> {
-        let letter = bytes.byte(at + 1);
-        let simple = SIMPLE[usize::from(letter)];
-        if simple != 0 {
-            self.window[self.filled] = simple;
-            self.filled += 1;
-            return Some(at + 2);
-        }
-        if letter == b'u' { self.unicode_escapes(bytes, at) } else { None }
     }
 
     /// Decodes a run of `\uXXXX`.
