@@ -4,10 +4,10 @@ use crate::config::{self, ExportArgs, ExportConfig, RunArgs};
 use crate::demo;
 use crate::error::{Error, Result, show};
 use crate::input::Encoding;
+use crate::pipeline::Progress;
 use crate::pipeline::export::{self, find_input, scanner};
 use crate::pipeline::inspect;
 use crate::pipeline::stop::Stop;
-use crate::pipeline::Progress;
 use crate::report::{devices, progress, summary, text};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -240,7 +240,9 @@ fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<boo
     }
     let state = Progress::default();
     let validate = |group| inspect::validate(group, &*scanner, &run, &state, &stop);
-    let validations = progress::shown(global.quiet, &state, total(&groups), || groups.iter().map(validate).collect::<Result<Vec<_>>>())?;
+    let validations = progress::shown(global.quiet, &state, total(&groups), || {
+        groups.iter().map(validate).collect::<Result<Vec<_>>>()
+    })?;
     let passed = validations.iter().all(inspect::Validation::passed);
     let report = json!({ "passed": passed, "splits": validations.iter().map(|v| v.to_json()).collect::<Vec<_>>() });
     print(global, &report, || {
@@ -262,7 +264,8 @@ fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<bool> {
     let scanner = scanner(&run)?;
     let state = Progress::default();
     let total = total(&inspect::groups(folder)?);
-    let stats = progress::shown(global.quiet, &state, total, || inspect::stats(folder, &*scanner, &run, &state, &stop))?;
+    let stats =
+        progress::shown(global.quiet, &state, total, || inspect::stats(folder, &*scanner, &run, &state, &stop))?;
     inspect::write_stats(folder, &stats)?;
     print(global, &stats, || pretty(&stats))?;
     Ok(true)

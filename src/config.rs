@@ -272,7 +272,9 @@ impl ExportConfig {
     /// # Errors
     /// [`Error::Usage`] with what to change.
     pub fn new(args: ExportArgs, today: &str) -> Result<ExportConfig> {
-        let missing = |flag: &str| Error::Usage(format!("{flag} is missing: give it as a flag, in the environment or in the job file"));
+        let missing = |flag: &str| {
+            Error::Usage(format!("{flag} is missing: give it as a flag, in the environment or in the job file"))
+        };
         let usage = Error::Usage;
         let ratios = args.split_ratio.as_deref().unwrap_or("0.95,0.03,0.02");
         let names = args.split_names.as_deref().unwrap_or("train,validation,test");
@@ -327,9 +329,9 @@ fn schema_of(args: &ExportArgs, today: &str) -> Result<Schema> {
         flat_constants(path, value, &mut set);
     }
     for text in &args.set {
-        let (path, value) = text
-            .split_once('=')
-            .ok_or_else(|| Error::Usage(format!("--set {text}: write PATH=VALUE, such as metadata.source=wikipedia")))?;
+        let (path, value) = text.split_once('=').ok_or_else(|| {
+            Error::Usage(format!("--set {text}: write PATH=VALUE, such as metadata.source=wikipedia"))
+        })?;
         set(path, value.into());
     }
     Schema::new(fields, constants).map_err(|e| Error::Usage(format!("schema: {e}")))
@@ -338,7 +340,9 @@ fn schema_of(args: &ExportArgs, today: &str) -> Result<Schema> {
 /// A job file may write `"metadata.source" = "x"` as well as `metadata.source = "x"`.
 fn flat_constants(path: &str, value: &Value, set: &mut impl FnMut(&str, Value)) {
     match value {
-        Value::Object(inner) => inner.iter().for_each(|(key, value)| flat_constants(&format!("{path}.{key}"), value, set)),
+        Value::Object(inner) => {
+            inner.iter().for_each(|(key, value)| flat_constants(&format!("{path}.{key}"), value, set))
+        }
         value => set(path, value.clone()),
     }
 }
@@ -421,7 +425,11 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_the_nearest_known_one() {
-        for (text, key, nearest) in [("sede = 1", "sede", "seed"), ("[[fields]]", "fields", "field"), ("input_dir='x'", "input_dir", "input-dir")] {
+        for (text, key, nearest) in [
+            ("sede = 1", "sede", "seed"),
+            ("[[fields]]", "fields", "field"),
+            ("input_dir='x'", "input_dir", "input-dir"),
+        ] {
             let message = file(text).expect_err(text).to_string();
             assert!(message.contains(&format!("'{key}'")) && message.contains(&format!("'{nearest}'")), "{message}");
         }

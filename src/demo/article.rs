@@ -98,10 +98,7 @@ impl Article {
         if blocks.len() > 1 && dice.chance(33) {
             let at = dice.between(1, blocks.len() - 1);
             let lead = scene.say(dice.pick(language.code_leads), dice);
-            blocks.splice(
-                at..at,
-                [Block::Prose(vec![lead]), Block::Code(snippet(dice))],
-            );
+            blocks.splice(at..at, [Block::Prose(vec![lead]), Block::Code(snippet(dice))]);
         }
         scene.into_article(blocks, dice)
     }
@@ -119,10 +116,7 @@ impl Article {
         let scene = Scene::new(language, domain, dice);
         let mut pool = scene.draw_sentences(dice);
         pool.truncate(dice.between(2, 3));
-        let refrain: Vec<String> = pool
-            .iter()
-            .map(|template| scene.say(template, dice))
-            .collect();
+        let refrain: Vec<String> = pool.iter().map(|template| scene.say(template, dice)).collect();
         let blocks = vec![Block::Prose(refrain); dice.between(5, 12)];
         scene.into_article(blocks, dice)
     }
@@ -155,7 +149,9 @@ impl Article {
     pub fn html(&self, dice: &mut Dice) -> String {
         let mut page = String::new();
         if dice.chance(60) {
-            page.push_str("<nav><a href=\"/\">Home</a> | <a href=\"/news\">News</a> | <a href=\"/about\">About</a></nav>\n");
+            page.push_str(
+                "<nav><a href=\"/\">Home</a> | <a href=\"/news\">News</a> | <a href=\"/about\">About</a></nav>\n",
+            );
         }
         if dice.chance(70) {
             page.push_str(&format!("<h1>{}</h1>\n", escape_html(&self.title)));
@@ -232,11 +228,8 @@ impl Article {
 
     /// Makes the first digit of some sentence another one.
     fn change_number(&mut self, dice: &mut Dice) {
-        let mut counted: Vec<&mut String> = self
-            .paragraphs()
-            .flatten()
-            .filter(|s| s.contains(|c: char| c.is_ascii_digit()))
-            .collect();
+        let mut counted: Vec<&mut String> =
+            self.paragraphs().flatten().filter(|s| s.contains(|c: char| c.is_ascii_digit())).collect();
         if counted.is_empty() {
             return;
         }
@@ -307,9 +300,7 @@ impl Scene {
         while let Some(open) = rest.find(['[', '{']) {
             out.push_str(&rest[..open]);
             let is_choice = rest[open..].starts_with('[');
-            let length = rest[open..]
-                .find(if is_choice { ']' } else { '}' })
-                .expect("a template closes what it opens");
+            let length = rest[open..].find(if is_choice { ']' } else { '}' }).expect("a template closes what it opens");
             let inner = &rest[open + 1..open + length];
             if is_choice {
                 let choices: Vec<&str> = inner.split('|').collect();
@@ -333,12 +324,7 @@ impl Scene {
             "rival" => self.rival.to_owned(),
             "place" => self.place.to_owned(),
             "n" => dice.pick(&COUNTS).to_string(),
-            "big" => format!(
-                "{}{}{}00",
-                dice.between(1, 97),
-                self.language.group,
-                dice.between(1, 9)
-            ),
+            "big" => format!("{}{}{}00", dice.between(1, 97), self.language.group, dice.between(1, 9)),
             "pct" => format!("{}{}", dice.between(4, 88), self.language.percent),
             "year" => dice.between(2008, 2023).to_string(),
             "ver" => format!("{}.{}", dice.between(1, 9), dice.below(15)),
@@ -349,22 +335,13 @@ impl Scene {
 
     /// The length of a sentence in words; two characters count as one where no spaces stand between words.
     fn measure(&self, sentence: &str) -> usize {
-        if self.language.spaced {
-            super::word_count(sentence)
-        } else {
-            sentence.chars().count() / 2
-        }
+        if self.language.spaced { super::word_count(sentence) } else { sentence.chars().count() / 2 }
     }
 
     fn into_article(self, blocks: Vec<Block>, dice: &mut Dice) -> Article {
         let title = self.say(dice.pick(self.language.titles), dice);
         let gap = if dice.chance(50) { "\n" } else { "\n\n" };
-        Article {
-            title,
-            blocks,
-            gap,
-            scene: self,
-        }
+        Article { title, blocks, gap, scene: self }
     }
 }
 
@@ -374,10 +351,7 @@ pub fn boilerplate(dice: &mut Dice) -> (String, String) {
     let (text, title) = match dice.below(8) {
         0 => (String::new(), "Untitled"),
         1 => (" \n\t\n ".repeat(dice.between(1, 4)), "Untitled"),
-        2 => (
-            format!("<html><body><h1>404</h1><p>Page {number} not found.</p></body></html>"),
-            "404 Not Found",
-        ),
+        2 => (format!("<html><body><h1>404</h1><p>Page {number} not found.</p></body></html>"), "404 Not Found"),
         3 => (
             format!(
                 "<nav><ul><li>Home</li><li>Archive {number}</li><li>Contact</li></ul></nav><footer>&copy; {}</footer>",
@@ -445,10 +419,7 @@ fn snippet(dice: &mut Dice) -> String {
 
 /// Text as it stands in HTML.
 fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('\u{a0}', "&nbsp;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\u{a0}', "&nbsp;")
 }
 
 #[cfg(test)]
@@ -476,16 +447,8 @@ mod tests {
         let mut dice = Dice::new(1);
         for language in LANGUAGES {
             for template in templates(language) {
-                assert_eq!(
-                    template.matches('[').count(),
-                    template.matches(']').count(),
-                    "{template}"
-                );
-                assert_eq!(
-                    template.matches('{').count(),
-                    template.matches('}').count(),
-                    "{template}"
-                );
+                assert_eq!(template.matches('[').count(), template.matches(']').count(), "{template}");
+                assert_eq!(template.matches('{').count(), template.matches('}').count(), "{template}");
                 for _ in 0..50 {
                     let domain = dice.below(DOMAINS.len());
                     let sentence = Scene::new(language, domain, &mut dice).say(template, &mut dice);
@@ -505,8 +468,7 @@ mod tests {
     fn an_edit_changes_little() {
         for stream in 0..50 {
             let mut dice = Dice::new(stream);
-            let article =
-                Article::write(LANGUAGES[stream as usize % LANGUAGES.len()], 0, &mut dice);
+            let article = Article::write(LANGUAGES[stream as usize % LANGUAGES.len()], 0, &mut dice);
             let mut copy = article.clone();
             copy.add_note(&mut dice);
             assert!(copy.text().starts_with(&article.text()));

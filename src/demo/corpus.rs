@@ -37,10 +37,7 @@ pub struct DemoFile {
 /// Every stage's shards, in the order of the stages.
 pub fn files() -> Vec<DemoFile> {
     let documents = documents();
-    STAGES
-        .iter()
-        .flat_map(|stage| stage.files(&documents))
-        .collect()
+    STAGES.iter().flat_map(|stage| stage.files(&documents)).collect()
 }
 
 /// A folder of the corpus.
@@ -79,64 +76,24 @@ enum Fate {
 }
 
 const STAGES: [Stage; 6] = [
-    Stage {
-        folder: "raw/wikipedia",
-        shards: 4,
-        from: Fate::Boilerplate,
-        fields: Fields::Raw,
-    },
-    Stage {
-        folder: "extracted",
-        shards: 4,
-        from: Fate::ExactCopy,
-        fields: Fields::Extracted,
-    },
-    Stage {
-        folder: "exact-deduped",
-        shards: 3,
-        from: Fate::NearCopy,
-        fields: Fields::Extracted,
-    },
-    Stage {
-        folder: "fuzzy-deduped",
-        shards: 3,
-        from: Fate::LowQuality,
-        fields: Fields::Extracted,
-    },
-    Stage {
-        folder: "filtered",
-        shards: 2,
-        from: Fate::Kept,
-        fields: Fields::Extracted,
-    },
-    Stage {
-        folder: "classified",
-        shards: 3,
-        from: Fate::Kept,
-        fields: Fields::Classified,
-    },
+    Stage { folder: "raw/wikipedia", shards: 4, from: Fate::Boilerplate, fields: Fields::Raw },
+    Stage { folder: "extracted", shards: 4, from: Fate::ExactCopy, fields: Fields::Extracted },
+    Stage { folder: "exact-deduped", shards: 3, from: Fate::NearCopy, fields: Fields::Extracted },
+    Stage { folder: "fuzzy-deduped", shards: 3, from: Fate::LowQuality, fields: Fields::Extracted },
+    Stage { folder: "filtered", shards: 2, from: Fate::Kept, fields: Fields::Extracted },
+    Stage { folder: "classified", shards: 3, from: Fate::Kept, fields: Fields::Classified },
 ];
 
 /// How many documents meet which fate.
-const FATES: [(Fate, usize); 5] = [
-    (Fate::Boilerplate, 55),
-    (Fate::ExactCopy, 25),
-    (Fate::NearCopy, 120),
-    (Fate::LowQuality, 95),
-    (Fate::Kept, 705),
-];
+const FATES: [(Fate, usize); 5] =
+    [(Fate::Boilerplate, 55), (Fate::ExactCopy, 25), (Fate::NearCopy, 120), (Fate::LowQuality, 95), (Fate::Kept, 705)];
 
 /// As many documents at the start are kept, so that there is something to copy for those that follow.
 const HEAD: usize = 40;
 
 /// Where the pages come from; names that are reserved for examples.
-const SITES: [&str; 5] = [
-    "techpulse.example",
-    "wiki.example",
-    "news.example.org",
-    "blog.example.net",
-    "mirror.example.com",
-];
+const SITES: [&str; 5] =
+    ["techpulse.example", "wiki.example", "news.example.org", "blog.example.net", "mirror.example.com"];
 
 /// A document with all that any stage knows of it.
 struct Document {
@@ -166,19 +123,12 @@ struct Source {
 impl Stage {
     /// The stage's shards: runs of documents of about the same length.
     fn files(&self, documents: &[Document]) -> Vec<DemoFile> {
-        let kept: Vec<&Document> = documents
-            .iter()
-            .filter(|document| document.fate >= self.from)
-            .collect();
+        let kept: Vec<&Document> = documents.iter().filter(|document| document.fate >= self.from).collect();
         let shards = kept.chunks(kept.len().div_ceil(self.shards)).enumerate();
         shards
             .map(|(number, shard)| DemoFile {
                 path: format!("{}/part-{number:05}.jsonl", self.folder),
-                bytes: shard
-                    .iter()
-                    .map(|document| document.line(self.fields))
-                    .collect::<String>()
-                    .into_bytes(),
+                bytes: shard.iter().map(|document| document.line(self.fields)).collect::<String>().into_bytes(),
             })
             .collect()
     }
@@ -189,14 +139,7 @@ impl Document {
     fn line(&self, fields: Fields) -> String {
         let mut line = Line::new(self.ascii);
         line.string("id", &self.id);
-        line.string(
-            "text",
-            if fields == Fields::Raw {
-                &self.raw
-            } else {
-                &self.text
-            },
-        );
+        line.string("text", if fields == Fields::Raw { &self.raw } else { &self.text });
         line.string("title", &self.title);
         line.string("url", &self.url);
         if let Some(source) = &self.source {
@@ -240,11 +183,7 @@ fn documents() -> Vec<Document> {
 
 /// The documents' fates in the documents' order.
 fn draw_fates() -> Vec<Fate> {
-    let mut fates: Vec<Fate> = FATES
-        .iter()
-        .rev()
-        .flat_map(|&(fate, count)| vec![fate; count])
-        .collect();
+    let mut fates: Vec<Fate> = FATES.iter().rev().flat_map(|&(fate, count)| vec![fate; count]).collect();
     // The kept ones come first here; the head stays as it is.
     Dice::new(0).shuffle(&mut fates[HEAD..]);
     fates
@@ -272,21 +211,13 @@ fn write_source(fate: Fate, earlier: &[Document], dice: &mut Dice) -> Source {
         (Fate::LowQuality, _) => Article::write_symbol_soup,
         _ => Article::write,
     };
-    Source {
-        article: write(language, domain, dice),
-        domain,
-    }
+    Source { article: write(language, domain, dice), domain }
 }
 
 /// A page without text.
 fn write_boilerplate(id: String, dice: &mut Dice) -> Document {
     let (raw, title) = boilerplate(dice);
-    let url = format!(
-        "https://{}/{}?ref={}",
-        dice.pick(&SITES),
-        id,
-        dice.below(100)
-    );
+    let url = format!("https://{}/{}?ref={}", dice.pick(&SITES), id, dice.below(100));
     Document {
         id,
         fate: Fate::Boilerplate,
@@ -307,17 +238,10 @@ fn write_document(id: String, fate: Fate, source: Source, dice: &mut Dice) -> Do
     let year = dice.between(2018, 2024);
     let query = dice.pick(&["", "", "", "?utm_source=feed&lang=", "?view=print&lang="]);
     let code = article.language();
-    let query = if query.is_empty() {
-        String::new()
-    } else {
-        format!("{query}{code}")
-    };
+    let query = if query.is_empty() { String::new() } else { format!("{query}{code}") };
     Document {
         fate,
-        url: format!(
-            "https://{code}.{}/{section}/{year}/{id}{query}",
-            dice.pick(&SITES)
-        ),
+        url: format!("https://{code}.{}/{section}/{year}/{id}{query}", dice.pick(&SITES)),
         id,
         title: article.title.clone(),
         raw: article.html(dice),
@@ -357,10 +281,7 @@ struct Line {
 
 impl Line {
     fn new(ascii: bool) -> Self {
-        Line {
-            out: String::from("{"),
-            ascii,
-        }
+        Line { out: String::from("{"), ascii }
     }
 
     fn string(&mut self, name: &str, value: &str) {
@@ -413,27 +334,21 @@ mod tests {
             let (folder, _) = file.path.rsplit_once('/').unwrap();
             let text = String::from_utf8(file.bytes).unwrap();
             assert!(text.ends_with('\n'), "{}", file.path);
-            let lines = text
-                .lines()
-                .map(|line| (line.to_owned(), serde_json::from_str(line).unwrap()));
+            let lines = text.lines().map(|line| (line.to_owned(), serde_json::from_str(line).unwrap()));
             stages.entry(folder.to_owned()).or_default().extend(lines);
         }
         stages
     }
 
     fn field<'a>(document: &'a Value, name: &str) -> &'a str {
-        document[name]
-            .as_str()
-            .unwrap_or_else(|| panic!("{name} in {document}"))
+        document[name].as_str().unwrap_or_else(|| panic!("{name} in {document}"))
     }
 
     /// The sorted hashes of a text's runs of eight characters.
     fn shingles(text: &str) -> Vec<u64> {
         let chars: Vec<char> = text.chars().collect();
         let hash = |run: &[char]| {
-            run.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, &c| {
-                (h ^ u64::from(c)).wrapping_mul(0x100_0000_01b3)
-            })
+            run.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, &c| (h ^ u64::from(c)).wrapping_mul(0x100_0000_01b3))
         };
         let mut hashes: Vec<u64> = chars.windows(8).map(hash).collect();
         hashes.sort_unstable();
@@ -456,15 +371,8 @@ mod tests {
 
     /// What `later` has lost of `earlier`, by `id`.
     fn dropped<'a>(earlier: &'a [(String, Value)], later: &[(String, Value)]) -> Vec<&'a Value> {
-        let kept: HashSet<&str> = later
-            .iter()
-            .map(|(_, document)| field(document, "id"))
-            .collect();
-        earlier
-            .iter()
-            .map(|(_, document)| document)
-            .filter(|document| !kept.contains(field(document, "id")))
-            .collect()
+        let kept: HashSet<&str> = later.iter().map(|(_, document)| field(document, "id")).collect();
+        earlier.iter().map(|(_, document)| document).filter(|document| !kept.contains(field(document, "id"))).collect()
     }
 
     #[test]
@@ -475,13 +383,8 @@ mod tests {
     /// A changed phrase or a changed generator shows here: the new number is right if the change was meant.
     #[test]
     fn the_bytes_are_the_same_on_every_machine() {
-        let bytes = files()
-            .into_iter()
-            .flat_map(|file| [file.path.into_bytes(), file.bytes])
-            .flatten();
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        });
+        let bytes = files().into_iter().flat_map(|file| [file.path.into_bytes(), file.bytes]).flatten();
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         assert_eq!(format!("{hash:016x}"), "88d0ab8bed6c7363");
     }
 
@@ -491,10 +394,8 @@ mod tests {
         let counts = [1000, 945, 920, 800, 705, 705];
         for (stage, count) in STAGES.iter().zip(counts) {
             assert_eq!(stages[stage.folder].len(), count, "{}", stage.folder);
-            let shards = files()
-                .iter()
-                .filter(|file| file.path.starts_with(&format!("{}/part-0", stage.folder)))
-                .count();
+            let shards =
+                files().iter().filter(|file| file.path.starts_with(&format!("{}/part-0", stage.folder))).count();
             assert_eq!(shards, stage.shards, "{}", stage.folder);
         }
     }
@@ -531,12 +432,7 @@ mod tests {
         let mut seen = HashSet::new();
         for (_, document) in &stages["extracted"] {
             let is_copy = !seen.insert(field(document, "text"));
-            assert_eq!(
-                is_copy,
-                dropped.contains(field(document, "id")),
-                "{}",
-                document["id"]
-            );
+            assert_eq!(is_copy, dropped.contains(field(document, "id")), "{}", document["id"]);
         }
     }
 
@@ -552,23 +448,11 @@ mod tests {
         for (_, document) in &stages["exact-deduped"] {
             let text = shingles(field(document, "text"));
             let earlier = kept.entry(field(document, "language")).or_default();
-            let closest = earlier
-                .iter()
-                .map(|other| likeness(&text, other))
-                .max()
-                .unwrap_or(0);
+            let closest = earlier.iter().map(|other| likeness(&text, other)).max().unwrap_or(0);
             if dropped.contains(field(document, "id")) {
-                assert!(
-                    closest >= 75,
-                    "{} is {closest} % like an earlier one",
-                    document["id"]
-                );
+                assert!(closest >= 75, "{} is {closest} % like an earlier one", document["id"]);
             } else {
-                assert!(
-                    closest <= 60,
-                    "{} is {closest} % like an earlier one",
-                    document["id"]
-                );
+                assert!(closest <= 60, "{} is {closest} % like an earlier one", document["id"]);
                 earlier.push(text);
             }
         }
@@ -583,11 +467,7 @@ mod tests {
             let distinct: HashSet<&&str> = sentences.iter().collect();
             let letters = text.chars().filter(|c| c.is_alphabetic()).count();
             let is_spaced = !matches!(field(document, "language"), "zh" | "ja");
-            let is_short = if is_spaced {
-                word_count(text) < 60
-            } else {
-                text.chars().count() < 120
-            };
+            let is_short = if is_spaced { word_count(text) < 60 } else { text.chars().count() < 120 };
             is_short || distinct.len() * 2 < sentences.len() || letters * 2 < text.chars().count()
         };
         for document in dropped(&stages["fuzzy-deduped"], &stages["filtered"]) {
@@ -628,10 +508,7 @@ mod tests {
     fn fields_stand_in_order_with_pythons_spaces() {
         let stages = stages();
         let (line, _) = &stages["classified"][0];
-        assert!(
-            line.starts_with("{\"id\": \"tp-000001\", \"text\": \""),
-            "{line}"
-        );
+        assert!(line.starts_with("{\"id\": \"tp-000001\", \"text\": \""), "{line}");
         let places: Vec<usize> = [
             "\", \"title\": \"",
             "\", \"url\": \"https://",
@@ -641,10 +518,7 @@ mod tests {
             ", \"word_count\": ",
         ]
         .iter()
-        .map(|name| {
-            line.find(name)
-                .unwrap_or_else(|| panic!("{name} in {line}"))
-        })
+        .map(|name| line.find(name).unwrap_or_else(|| panic!("{name} in {line}")))
         .collect();
         assert!(places.is_sorted());
         let (raw, _) = &stages["raw/wikipedia"][0];
@@ -655,10 +529,7 @@ mod tests {
     fn many_scripts_both_raw_and_escaped() {
         let stages = stages();
         let lines = &stages["classified"];
-        let languages: HashSet<&str> = lines
-            .iter()
-            .map(|(_, document)| field(document, "language"))
-            .collect();
+        let languages: HashSet<&str> = lines.iter().map(|(_, document)| field(document, "language")).collect();
         assert_eq!(languages.len(), LANGUAGES.len());
         let escaped: HashSet<&str> = lines
             .iter()
@@ -672,26 +543,15 @@ mod tests {
             .collect();
         assert_eq!(escaped.len(), LANGUAGES.len());
         assert_eq!(raw.len(), LANGUAGES.len());
-        assert!(
-            lines
-                .iter()
-                .any(|(line, _)| line.contains("\\ud83d\\ude80")),
-            "an escaped rocket"
-        );
-        assert!(
-            lines.iter().any(|(line, _)| line.contains('🚀')),
-            "a rocket as it is"
-        );
+        assert!(lines.iter().any(|(line, _)| line.contains("\\ud83d\\ude80")), "an escaped rocket");
+        assert!(lines.iter().any(|(line, _)| line.contains('🚀')), "a rocket as it is");
         assert!(lines.iter().any(|(line, _)| line.contains("\\t")), "a tab");
     }
 
     #[test]
     fn escapes_are_those_of_python() {
         let quoted = serde_json::to_string("é€🚀\u{7f}\n\t\"\\/").unwrap();
-        assert_eq!(
-            escape_non_ascii(&quoted),
-            r#""\u00e9\u20ac\ud83d\ude80\u007f\n\t\"\\/""#
-        );
+        assert_eq!(escape_non_ascii(&quoted), r#""\u00e9\u20ac\ud83d\ude80\u007f\n\t\"\\/""#);
         assert_eq!(thousandths(870), "0.87");
         assert_eq!(thousandths(405), "0.405");
         assert_eq!(word_count(" a\u{1f}b\u{202f}c\u{a0}\n\u{200b}"), 4);

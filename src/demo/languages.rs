@@ -100,17 +100,4 @@ pub const COMPANIES: [&str; 12] = [
 ];
 
 /// Pictures outside the Basic Multilingual Plane: two halves each once they are escaped.
-pub const EMOJI: [&str; 12] = [
-    "🚀",
-    "🔒",
-    "🤖",
-    "📱",
-    "🧪",
-    "💡",
-    "🛰️",
-    "📦",
-    "🧠",
-    "👩‍💻",
-    "🌍",
-    "🔋",
-];
+pub const EMOJI: [&str; 12] = ["🚀", "🔒", "🤖", "📱", "🧪", "💡", "🛰️", "📦", "🧠", "👩‍💻", "🌍", "🔋"];

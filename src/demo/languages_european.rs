@@ -8,32 +8,9 @@ pub const ENGLISH: Language = Language {
     spaced: true,
     group: ",",
     percent: "%",
-    women: &[
-        "Maya Lindqvist",
-        "Grace Okonjo",
-        "Ruth Calloway",
-        "Ines Barros",
-        "Wren Ashdown",
-        "Leila Farrow",
-    ],
-    men: &[
-        "Tom Hargreave",
-        "Owen Pritchett",
-        "Amos Delacroix",
-        "Felix Brandt",
-        "Idris Vaughan",
-        "Samuel Oyelaran",
-    ],
-    places: &[
-        "Bristol",
-        "Leeds",
-        "Halifax",
-        "Portland",
-        "Auckland",
-        "Dublin",
-        "Cape Town",
-        "Edinburgh",
-    ],
+    women: &["Maya Lindqvist", "Grace Okonjo", "Ruth Calloway", "Ines Barros", "Wren Ashdown", "Leila Farrow"],
+    men: &["Tom Hargreave", "Owen Pritchett", "Amos Delacroix", "Felix Brandt", "Idris Vaughan", "Samuel Oyelaran"],
+    places: &["Bristol", "Leeds", "Halifax", "Portland", "Auckland", "Dublin", "Cape Town", "Edinburgh"],
     topics: [
         Topic {
             things: &[
@@ -269,18 +246,8 @@ pub const GERMAN: Language = Language {
     spaced: true,
     group: ".",
     percent: "\u{a0}%",
-    women: &[
-        "Anke Vollmer",
-        "Jördis Behrens",
-        "Katharina Süß",
-        "Meike Thönnes",
-    ],
-    men: &[
-        "Jürgen Möbius",
-        "Till Hagedorn",
-        "Björn Krüger",
-        "Matthias Weiß",
-    ],
+    women: &["Anke Vollmer", "Jördis Behrens", "Katharina Süß", "Meike Thönnes"],
+    men: &["Jürgen Möbius", "Till Hagedorn", "Björn Krüger", "Matthias Weiß"],
     places: &["Göttingen", "Lübeck", "Köln", "Zürich", "Graz", "Görlitz"],
     topics: [
         Topic {
@@ -297,12 +264,7 @@ pub const GERMAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "die Build-Systeme",
-                "die Unit-Tests",
-                "die Typprüfer",
-                "die Code-Durchsichten",
-            ],
+            things: &["die Build-Systeme", "die Unit-Tests", "die Typprüfer", "die Code-Durchsichten"],
             sentences: &[
                 "Ein [Lauf|Durchgang] dauert {n} [Sekunden|Minuten], weil alles Unveränderte [aus dem Zwischenspeicher kommt|übersprungen wird].",
                 "{woman} löschte {big} Zeilen, und [kein Test wurde rot|niemand vermisste sie]; sie nennt das [Frühjahrsputz|ihre beste Woche].",
@@ -310,12 +272,7 @@ pub const GERMAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "die Container-Cluster",
-                "die Objektspeicher",
-                "die Lastverteiler",
-                "die Ersatzrechenzentren",
-            ],
+            things: &["die Container-Cluster", "die Objektspeicher", "die Lastverteiler", "die Ersatzrechenzentren"],
             sentences: &[
                 "Nachts [schrumpft|ruht] der Verbund auf {n} Knoten, und [vor dem Frühstück|mit dem ersten Zug] wächst er wieder.",
                 "Die Monatsrechnung sank um {pct}, nachdem {man} {n} [vergessene Laufwerke|leere Testmaschinen] [gefunden|abgeschaltet] hatte.",
@@ -336,12 +293,7 @@ pub const GERMAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "die Grafikkarten",
-                "die Speicherchips",
-                "die Kühlsysteme",
-                "die Netzwerkkarten",
-            ],
+            things: &["die Grafikkarten", "die Speicherchips", "die Kühlsysteme", "die Netzwerkkarten"],
             sentences: &[
                 "Unter Last nimmt die Platine {n} Watt auf, {pct} weniger als [das Vorgängermodell|der Prototyp], und der Lüfter [bleibt aus|ist kaum zu hören].",
                 "Nicht das Rechnen, sondern der Speicher [bestimmt das Tempo|bremst]: {pct} der Zeit [warten die Kerne|vergeht mit Warten].",
@@ -349,12 +301,7 @@ pub const GERMAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "die Wettersimulationen",
-                "die Radioteleskope",
-                "die Teilchendetektoren",
-                "die Messbojen",
-            ],
+            things: &["die Wettersimulationen", "die Radioteleskope", "die Teilchendetektoren", "die Messbojen"],
             sentences: &[
                 "Jede Nacht fallen {big} Messwerte an, {pct} davon sind [Wolken|Rauschen|Eichung].",
                 "{n} Arbeitsgruppen haben das Ergebnis [wiederholt|bestätigt], zwei davon mit [älteren|viel billigeren] Geräten.",
@@ -362,12 +309,7 @@ pub const GERMAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "die Lieferroboter",
-                "die Lern-Apps",
-                "die Buchungsplattformen",
-                "die Bezahlterminals",
-            ],
+            things: &["die Lieferroboter", "die Lern-Apps", "die Buchungsplattformen", "die Bezahlterminals"],
             sentences: &[
                 "Die Gründerinnen liehen sich {big} Euro [von Freunden|bei einer Genossenschaft] und haben erst {pct} davon ausgegeben.",
                 "Mit {n} Leuten [schreibt die Firma schwarze Zahlen|sitzt man noch in einem Raum], und {man} [packt freitags die Pakete|geht selbst ans Telefon].",
@@ -375,12 +317,7 @@ pub const GERMAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "die Handykameras",
-                "die Fitnessarmbänder",
-                "die Offline-Karten",
-                "die faltbaren Bildschirme",
-            ],
+            things: &["die Handykameras", "die Fitnessarmbänder", "die Offline-Karten", "die faltbaren Bildschirme"],
             sentences: &[
                 "Die App ist {n} Megabyte klein und läuft auf Telefonen aus dem Jahr {year}.",
                 "Der Akku hält {pct} länger, seit [der Funk schlafen darf|seltener nach dem Standort gefragt wird].",
@@ -453,26 +390,9 @@ pub const FRENCH: Language = Language {
     spaced: true,
     group: "\u{202f}",
     percent: "\u{202f}%",
-    women: &[
-        "Élodie Garnier",
-        "Maëlle Fournier",
-        "Noémie Lefèvre",
-        "Aïcha Benoît",
-    ],
-    men: &[
-        "Rémi Châtelain",
-        "Gaël Dumoulin",
-        "François Périer",
-        "Loïc Vasseur",
-    ],
-    places: &[
-        "Besançon",
-        "Nîmes",
-        "Orléans",
-        "Genève",
-        "Montréal",
-        "Saint-Étienne",
-    ],
+    women: &["Élodie Garnier", "Maëlle Fournier", "Noémie Lefèvre", "Aïcha Benoît"],
+    men: &["Rémi Châtelain", "Gaël Dumoulin", "François Périer", "Loïc Vasseur"],
+    places: &["Besançon", "Nîmes", "Orléans", "Genève", "Montréal", "Saint-Étienne"],
     topics: [
         Topic {
             things: &[
@@ -540,12 +460,7 @@ pub const FRENCH: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "les simulations météo",
-                "les radiotélescopes",
-                "les bouées de mesure",
-                "les séquenceurs",
-            ],
+            things: &["les simulations météo", "les radiotélescopes", "les bouées de mesure", "les séquenceurs"],
             sentences: &[
                 "Chaque nuit apporte {big} mesures, dont {pct} de [nuages|bruit|calibrage].",
                 "{n} équipes ont [répété|confirmé] le résultat, dont deux avec du matériel [plus ancien|bien moins cher].",
@@ -644,26 +559,9 @@ pub const SPANISH: Language = Language {
     spaced: true,
     group: ".",
     percent: "\u{a0}%",
-    women: &[
-        "Begoña Ibáñez",
-        "Lucía Peñalver",
-        "Inés Quiñones",
-        "Rocío Zúñiga",
-    ],
-    men: &[
-        "Andrés Muñoz",
-        "Íñigo Larrañaga",
-        "Tomás Güell",
-        "Nicolás Peña",
-    ],
-    places: &[
-        "Logroño",
-        "Córdoba",
-        "Bogotá",
-        "Valparaíso",
-        "Cádiz",
-        "Mérida",
-    ],
+    women: &["Begoña Ibáñez", "Lucía Peñalver", "Inés Quiñones", "Rocío Zúñiga"],
+    men: &["Andrés Muñoz", "Íñigo Larrañaga", "Tomás Güell", "Nicolás Peña"],
+    places: &["Logroño", "Córdoba", "Bogotá", "Valparaíso", "Cádiz", "Mérida"],
     topics: [
         Topic {
             things: &[
@@ -835,34 +733,12 @@ pub const RUSSIAN: Language = Language {
     spaced: true,
     group: "\u{a0}",
     percent: "\u{a0}%",
-    women: &[
-        "Вера Соколова",
-        "Нина Ермакова",
-        "Дарья Лебедева",
-        "Ольга Щербакова",
-    ],
-    men: &[
-        "Илья Журавлёв",
-        "Пётр Королёв",
-        "Семён Гаврилов",
-        "Лев Чижов",
-    ],
-    places: &[
-        "Казани",
-        "Томске",
-        "Самаре",
-        "Перми",
-        "Новосибирске",
-        "Петрозаводске",
-    ],
+    women: &["Вера Соколова", "Нина Ермакова", "Дарья Лебедева", "Ольга Щербакова"],
+    men: &["Илья Журавлёв", "Пётр Королёв", "Семён Гаврилов", "Лев Чижов"],
+    places: &["Казани", "Томске", "Самаре", "Перми", "Новосибирске", "Петрозаводске"],
     topics: [
         Topic {
-            things: &[
-                "языковые модели",
-                "системы рекомендаций",
-                "машинные переводчики",
-                "голосовые помощники",
-            ],
+            things: &["языковые модели", "системы рекомендаций", "машинные переводчики", "голосовые помощники"],
             sentences: &[
                 "Для обучения взяли {big} [страниц|часов записи|примеров] из [открытых|переданных в дар] источников, и список [опубликован|длиннее самой статьи].",
                 "В {pct} случаев система отвечает, что не знает, и [это ценят больше всего|научить её этому было труднее всего].",
@@ -870,12 +746,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "модульные тесты",
-                "системы сборки",
-                "проверки кода",
-                "статические анализаторы",
-            ],
+            things: &["модульные тесты", "системы сборки", "проверки кода", "статические анализаторы"],
             sentences: &[
                 "Один прогон занимает {n} [секунд|минут], потому что всё неизменное [берётся из кэша|пропускается].",
                 "{woman} удалила {big} строк, и [ни один тест не упал|никто этого не заметил]; она называет это [весенней уборкой|лучшей неделей года].",
@@ -883,12 +754,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "центры обработки данных",
-                "очереди сообщений",
-                "балансировщики нагрузки",
-                "облачные хранилища",
-            ],
+            things: &["центры обработки данных", "очереди сообщений", "балансировщики нагрузки", "облачные хранилища"],
             sentences: &[
                 "Ночью кластер сжимается до {n} узлов и снова растёт [до завтрака|с первым поездом].",
                 "Счёт уменьшился на {pct}, когда {man} [нашёл|отключил] {n} [забытых дисков|пустых машин].",
@@ -896,12 +762,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "менеджеры паролей",
-                "ключи безопасности",
-                "библиотеки шифрования",
-                "журналы доступа",
-            ],
+            things: &["менеджеры паролей", "ключи безопасности", "библиотеки шифрования", "журналы доступа"],
             sentences: &[
                 "Ошибка спала в коде с {year} года, а исправление [заняло {n} символов|поместилось в одну строку].",
                 "На первых учениях попались {pct} сотрудников, [через год|после {n} учений] — [почти никто|один директор].",
@@ -909,12 +770,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "видеокарты",
-                "микросхемы памяти",
-                "системы охлаждения",
-                "сетевые карты",
-            ],
+            things: &["видеокарты", "микросхемы памяти", "системы охлаждения", "сетевые карты"],
             sentences: &[
                 "Под нагрузкой плата потребляет {n} ватт, на {pct} меньше, чем [прототип|прошлое поколение].",
                 "Темп задаёт не счёт, а память: ядра ждут {pct} времени, [если данные лежат вразброс|и это ещё хороший результат].",
@@ -922,12 +778,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "модели погоды",
-                "радиотелескопы",
-                "морские буи",
-                "детекторы частиц",
-            ],
+            things: &["модели погоды", "радиотелескопы", "морские буи", "детекторы частиц"],
             sentences: &[
                 "За ночь набирается {big} измерений, и {pct} из них — [облака|шум|калибровка].",
                 "Результат [повторили|подтвердили] {n} групп, причём две — на [старом|очень дешёвом] оборудовании.",
@@ -935,12 +786,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "роботы-доставщики",
-                "учебные приложения",
-                "сервисы бронирования",
-                "платёжные терминалы",
-            ],
+            things: &["роботы-доставщики", "учебные приложения", "сервисы бронирования", "платёжные терминалы"],
             sentences: &[
                 "Основательницы заняли {big} рублей [у друзей|у бывших клиентов] и потратили пока только {pct}.",
                 "В компании {n} человек, [она уже приносит прибыль|все помещаются в одной комнате], и {man} [по пятницам сам пакует посылки|сам отвечает на звонки].",
@@ -948,12 +794,7 @@ pub const RUSSIAN: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "камеры телефонов",
-                "фитнес-браслеты",
-                "карты без интернета",
-                "складные экраны",
-            ],
+            things: &["камеры телефонов", "фитнес-браслеты", "карты без интернета", "складные экраны"],
             sentences: &[
                 "Приложение занимает {n} мегабайт и работает на телефонах {year} года.",
                 "Батареи хватает на {pct} дольше, с тех пор как [радио разрешили спать|о местоположении спрашивают реже].",
@@ -1026,25 +867,9 @@ pub const GREEK: Language = Language {
     spaced: true,
     group: ".",
     percent: "%",
-    women: &[
-        "Ελένη Μαυρίδη",
-        "Χρυσάνθη Δούκα",
-        "Ιωάννα Ράλλη",
-        "Δάφνη Κοντού",
-    ],
-    men: &[
-        "Νίκος Σταθάκης",
-        "Πέτρος Ζαχαρίου",
-        "Μιχάλης Βέργος",
-        "Άρης Λεοντής",
-    ],
-    places: &[
-        "στην Πάτρα",
-        "στη Θεσσαλονίκη",
-        "στα Χανιά",
-        "στη Λάρισα",
-        "στον Βόλο",
-    ],
+    women: &["Ελένη Μαυρίδη", "Χρυσάνθη Δούκα", "Ιωάννα Ράλλη", "Δάφνη Κοντού"],
+    men: &["Νίκος Σταθάκης", "Πέτρος Ζαχαρίου", "Μιχάλης Βέργος", "Άρης Λεοντής"],
+    places: &["στην Πάτρα", "στη Θεσσαλονίκη", "στα Χανιά", "στη Λάρισα", "στον Βόλο"],
     topics: [
         Topic {
             things: &[
@@ -1059,77 +884,49 @@ pub const GREEK: Language = Language {
             ],
         },
         Topic {
-            things: &[
-                "τα αυτόματα τεστ",
-                "τα εργαλεία ελέγχου",
-                "τα συστήματα εκδόσεων",
-            ],
+            things: &["τα αυτόματα τεστ", "τα εργαλεία ελέγχου", "τα συστήματα εκδόσεων"],
             sentences: &[
                 "Κάθε εκτέλεση διαρκεί {n} [δευτερόλεπτα|λεπτά], γιατί ό,τι δεν άλλαξε [παραλείπεται|έρχεται από τη μνήμη].",
                 "Η {woman} έσβησε {big} γραμμές και [κανένα τεστ δεν απέτυχε|κανείς δεν το πρόσεξε].",
             ],
         },
         Topic {
-            things: &[
-                "τα κέντρα δεδομένων",
-                "τα αντίγραφα ασφαλείας",
-                "τα υπολογιστικά νέφη",
-            ],
+            things: &["τα κέντρα δεδομένων", "τα αντίγραφα ασφαλείας", "τα υπολογιστικά νέφη"],
             sentences: &[
                 "Τη νύχτα η συστοιχία μικραίνει σε {n} κόμβους και μεγαλώνει πάλι [πριν από το πρωινό|με το πρώτο λεωφορείο].",
                 "Ο λογαριασμός μειώθηκε κατά {pct} όταν ο {man} [βρήκε|έκλεισε] {n} ξεχασμένους δίσκους.",
             ],
         },
         Topic {
-            things: &[
-                "τα κλειδιά ασφαλείας",
-                "τα συστήματα ανίχνευσης",
-                "τα αρχεία πρόσβασης",
-            ],
+            things: &["τα κλειδιά ασφαλείας", "τα συστήματα ανίχνευσης", "τα αρχεία πρόσβασης"],
             sentences: &[
                 "Το κενό υπήρχε στον κώδικα από το {year}, και η διόρθωση [χώρεσε σε μία γραμμή|ήταν {n} χαρακτήρες].",
                 "Στην πρώτη άσκηση ξεγελάστηκε το {pct} του προσωπικού· [έναν χρόνο μετά|ύστερα από {n} ασκήσεις], σχεδόν κανείς.",
             ],
         },
         Topic {
-            things: &[
-                "τα ολοκληρωμένα κυκλώματα",
-                "τα συστήματα ψύξης",
-                "τα τσιπ μνήμης",
-            ],
+            things: &["τα ολοκληρωμένα κυκλώματα", "τα συστήματα ψύξης", "τα τσιπ μνήμης"],
             sentences: &[
                 "Με φορτίο η κάρτα χρειάζεται {n} βατ, {pct} λιγότερα από [το πρωτότυπο|την προηγούμενη γενιά].",
                 "Τον ρυθμό δεν τον ορίζει ο υπολογισμός αλλά η μνήμη: οι πυρήνες περιμένουν το {pct} του χρόνου.",
             ],
         },
         Topic {
-            things: &[
-                "τα ραδιοτηλεσκόπια",
-                "τα μοντέλα καιρού",
-                "τα πειράματα σωματιδίων",
-            ],
+            things: &["τα ραδιοτηλεσκόπια", "τα μοντέλα καιρού", "τα πειράματα σωματιδίων"],
             sentences: &[
                 "Κάθε νύχτα μαζεύονται {big} μετρήσεις, και το {pct} είναι [σύννεφα|θόρυβος|βαθμονόμηση].",
                 "Το αποτέλεσμα [επανέλαβαν|επιβεβαίωσαν] {n} ομάδες, δύο από αυτές με παλιά όργανα.",
             ],
         },
         Topic {
-            things: &[
-                "τα ρομπότ διανομής",
-                "τα τερματικά πληρωμών",
-                "τα μαθησιακά παιχνίδια",
-            ],
+            things: &["τα ρομπότ διανομής", "τα τερματικά πληρωμών", "τα μαθησιακά παιχνίδια"],
             sentences: &[
                 "Οι ιδρύτριες δανείστηκαν {big} ευρώ από φίλους και έχουν ξοδέψει μόνο το {pct}.",
                 "Με {n} ανθρώπους η εταιρεία [έχει κέρδη|χωράει ακόμη σε ένα δωμάτιο], και ο {man} [σηκώνει ο ίδιος το τηλέφωνο|πακετάρει κάθε Παρασκευή].",
             ],
         },
         Topic {
-            things: &[
-                "τα κινητά τηλέφωνα",
-                "τα έξυπνα ρολόγια",
-                "τα πληκτρολόγια αφής",
-            ],
+            things: &["τα κινητά τηλέφωνα", "τα έξυπνα ρολόγια", "τα πληκτρολόγια αφής"],
             sentences: &[
                 "Η εφαρμογή έχει μέγεθος {n} μεγαμπάιτ και τρέχει σε συσκευές του {year}.",
                 "Η μπαταρία κρατάει {pct} περισσότερο, αφότου [ο πομπός μπορεί να κοιμάται|η θέση ζητείται πιο σπάνια].",
@@ -1173,17 +970,11 @@ pub const GREEK: Language = Language {
         "«Ό,τι δεν μπορείς να [εξηγήσεις|σχεδιάσεις], δεν το έχεις καταλάβει», επαναλαμβάνει ο {man}.",
         "«Δεν είναι μαγεία», γελά η {woman}, «είναι {n} [μικρές αποφάσεις|καλές συνήθειες]».",
     ],
-    code_leads: &[
-        "Η ουσία χωρά σε [μία οθόνη|μία κάρτα]:",
-        "Χωρίς τα περιττά, μένει αυτό:",
-    ],
+    code_leads: &["Η ουσία χωρά σε [μία οθόνη|μία κάρτα]:", "Χωρίς τα περιττά, μένει αυτό:"],
     closings: &[
         "Η επόμενη έκδοση αναμένεται [την άνοιξη|το φθινόπωρο]· ως τότε {thing} θα συνεχίσουν [αθόρυβα|όπως πάντα].",
         "Ίσως αυτή να είναι η [πραγματική|μικρή] επιτυχία: μπορεί κανείς να ξεχάσει {thing}. {emoji}",
         "Αν θα ακολουθήσουν και {other}, θα φανεί σε {n} μήνες.",
     ],
-    updates: &[
-        "Ενημέρωση {year}: διορθώθηκε ένας αριθμός.",
-        "Το άρθρο δημοσιεύτηκε πρώτα στο ενημερωτικό μας δελτίο.",
-    ],
+    updates: &["Ενημέρωση {year}: διορθώθηκε ένας αριθμός.", "Το άρθρο δημοσιεύτηκε πρώτα στο ενημερωτικό μας δελτίο."],
 };

@@ -21,10 +21,14 @@ pub fn write(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).context(folder, "make the folder")?;
     for entry in fs::read_dir(folder).context(folder, "read the folder")? {
         let entry = entry.context(folder, "read the folder")?;
-        if !FOLDERS.iter().any(|name| entry.file_name() == *name) && !entry.file_name().as_encoded_bytes().starts_with(b".") {
+        if !FOLDERS.iter().any(|name| entry.file_name() == *name)
+            && !entry.file_name().as_encoded_bytes().starts_with(b".")
+        {
             let name = crate::error::show(Path::new(&entry.file_name()));
             let folder = crate::error::show(folder);
-            return Err(Error::Usage(format!("{folder} holds '{name}', which is not the demo's: choose a new or empty folder")));
+            return Err(Error::Usage(format!(
+                "{folder} holds '{name}', which is not the demo's: choose a new or empty folder"
+            )));
         }
     }
     for file in files() {

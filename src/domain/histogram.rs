@@ -78,11 +78,12 @@ impl Histogram {
     pub fn percentile(&self, percent: u64) -> Option<u64> {
         let rank = (u128::from(self.count) * u128::from(percent)).div_ceil(100).max(1);
         let mut seen = 0;
-        self.iter().find(|(_, times)| {
-            seen += u128::from(*times);
-            seen >= rank
-        })
-        .map(|(value, _)| value)
+        self.iter()
+            .find(|(_, times)| {
+                seen += u128::from(*times);
+                seen >= rank
+            })
+            .map(|(value, _)| value)
     }
 }
 

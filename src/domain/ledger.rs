@@ -28,8 +28,7 @@ pub struct Ledger {
 impl Ledger {
     /// Whether every line is accounted for.
     pub fn balances(&self) -> bool {
-        self.lines
-            == self.blank + self.rejected + self.filtered + self.duplicates + self.sampled_out + self.exported
+        self.lines == self.blank + self.rejected + self.filtered + self.duplicates + self.sampled_out + self.exported
     }
 
     /// Lines that are not blank.

@@ -216,11 +216,45 @@ pub struct SourceTree {
 #[derive(Clone, Debug, Default)]
 pub struct SourceNode {
     /// Keys below this one, decoded, with the node each leads to.
-    pub children: Vec<(Box<[u8]>, u16)>,
+    pub children: Vec<(Key, u16)>,
     /// The source whose value stands here.
     pub source: Option<u8>,
     /// This node's source and all below it: what a second occurrence of the key makes void.
     pub sources_within: Vec<u8>,
+}
+
+/// A key, made for comparing quickly.
+#[derive(Clone, Debug)]
+pub struct Key {
+    bytes: Box<[u8]>,
+    /// The first eight bytes, filled up with zeros.
+    head: u64,
+}
+
+impl Key {
+    fn new(key: &str) -> Key {
+        Key { bytes: key.as_bytes().into(), head: Key::head(key.as_bytes()) }
+    }
+
+    /// The first eight bytes of a key.
+    #[inline(always)]
+    pub fn head(key: &[u8]) -> u64 {
+        let mut head = [0; 8];
+        let len = key.len().min(8);
+        head[..len].copy_from_slice(&key[..len]);
+        u64::from_le_bytes(head)
+    }
+
+    /// Whether this is the key `other`, whose head is `head`.
+    #[inline(always)]
+    pub fn is(&self, other: &[u8], head: u64) -> bool {
+        self.head == head && self.bytes.len() == other.len() && (other.len() <= 8 || *self.bytes == *other)
+    }
+
+    /// The key's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl SourceTree {
@@ -237,12 +271,13 @@ impl SourceTree {
         let mut way = Vec::new();
         let mut at = usize::from(Self::ROOT);
         for key in path.split('.') {
-            let known = self.nodes[at].children.iter().find(|(k, _)| **k == *key.as_bytes()).map(|c| usize::from(c.1));
+            let known =
+                self.nodes[at].children.iter().find(|(k, _)| k.bytes() == key.as_bytes()).map(|c| usize::from(c.1));
             at = known.unwrap_or_else(|| {
                 let new = self.nodes.len();
                 self.nodes.push(SourceNode::default());
                 // At most MAX_FIELDS × MAX_PATH_STEPS nodes: the index fits.
-                self.nodes[at].children.push((key.as_bytes().into(), new as u16));
+                self.nodes[at].children.push((Key::new(key), new as u16));
                 new
             });
             way.push(at);
@@ -271,7 +306,7 @@ impl SourceTree {
 
     /// The node below `node` for a key, given decoded.
     pub fn child(&self, node: u16, key: &[u8]) -> Option<u16> {
-        self.node(node).children.iter().find(|(k, _)| **k == *key).map(|(_, child)| *child)
+        self.node(node).children.iter().find(|(k, _)| k.bytes() == key).map(|(_, child)| *child)
     }
 }
 

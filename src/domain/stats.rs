@@ -25,7 +25,7 @@ const MEDIUM: f64 = 0.6;
 pub struct Stats {
     splits: Vec<SplitStats>,
     /// Documents by domain, decoded.
-    domains: HashMap<Box<[u8]>, u64>,
+    domains: HashMap<Box<[u8]>, u64, foldhash::fast::RandomState>,
     high: u64,
     medium: u64,
     low: u64,
@@ -120,16 +120,11 @@ impl Stats {
     }
 
     fn add_quality(&mut self, json: Option<&[u8]>) {
-        // A missing quality is 0; so is one that is no number, where the schema allows that.
-        let quality = json.and_then(|json| std::str::from_utf8(json).ok()?.parse().ok()).unwrap_or(0.0);
-        let counter = if quality >= HIGH {
-            &mut self.high
-        } else if quality >= MEDIUM {
-            &mut self.medium
-        } else {
-            &mut self.low
-        };
-        *counter += 1;
+        match json.map_or(Quality::Low, Quality::of) {
+            Quality::High => self.high += 1,
+            Quality::Medium => self.medium += 1,
+            Quality::Low => self.low += 1,
+        }
     }
 
     /// Adds another worker's counts.
@@ -183,6 +178,41 @@ impl Stats {
     }
 }
 
+/// The classes of `quality_distribution`.
+#[derive(Debug, PartialEq, Eq)]
+enum Quality {
+    High,
+    Medium,
+    Low,
+}
+
+impl Quality {
+    /// The class of a quality in its JSON notation. What is no number, where the schema allows that,
+    /// counts as 0, as a missing quality does.
+    fn of(json: &[u8]) -> Quality {
+        /// Decimals of so few digits are ordered as their nearest `f64` are.
+        const EXACT_DIGITS: usize = 15;
+        if let [b'0', b'.', first, rest @ ..] = json
+            && rest.len() < EXACT_DIGITS
+            && json[2..].iter().all(u8::is_ascii_digit)
+        {
+            return match first {
+                b'8' | b'9' => Quality::High,
+                b'6' | b'7' => Quality::Medium,
+                _ => Quality::Low,
+            };
+        }
+        let quality = std::str::from_utf8(json).ok().and_then(|json| json.parse().ok()).unwrap_or(0.0);
+        if quality >= HIGH {
+            Quality::High
+        } else if quality >= MEDIUM {
+            Quality::Medium
+        } else {
+            Quality::Low
+        }
+    }
+}
+
 impl SplitStats {
     fn to_json(&self) -> Value {
         json!({
@@ -214,4 +244,40 @@ fn lengths_json(lengths: &Histogram) -> Value {
         object.insert(format!("p{percent}"), lengths.percentile(percent).into());
     }
     object.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qualities_compare_as_python_compares_them() {
+        for (json, class) in [
+            ("0.8", Quality::High),
+            ("0.80", Quality::High),
+            ("0.799999999999999", Quality::Medium),
+            // Nearer to 0.8 than to any other f64.
+            ("0.79999999999999999999", Quality::High),
+            ("0.6", Quality::Medium),
+            ("0.59", Quality::Low),
+            ("8e-1", Quality::High),
+            ("1", Quality::High),
+            ("-0.9", Quality::Low),
+            ("0", Quality::Low),
+            ("1e999", Quality::High),
+            ("\"0.9\"", Quality::Low),
+        ] {
+            assert_eq!(Quality::of(json.as_bytes()), class, "{json}");
+        }
+    }
+
+    #[test]
+    fn equal_domains_count_together_however_they_are_written() {
+        let mut stats = Stats::new(1);
+        for json in [&b"\"ab\""[..], b"\"a\\u0062\"", b"\"unknown\""] {
+            stats.add_domain(Some(json));
+        }
+        stats.add_domain(None);
+        assert_eq!(Value::from(stats.domains_json()), json!({ "ab": 2, "unknown": 2 }));
+    }
 }

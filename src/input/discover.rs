@@ -29,7 +29,10 @@ impl Encoding {
         } else {
             (name, Encoding::Plain)
         };
-        [&b".jsonl"[..], b".ndjson"].iter().any(|suffix| stem.len() > suffix.len() && stem.ends_with(suffix)).then_some(encoding)
+        [&b".jsonl"[..], b".ndjson"]
+            .iter()
+            .any(|suffix| stem.len() > suffix.len() && stem.ends_with(suffix))
+            .then_some(encoding)
     }
 }
 

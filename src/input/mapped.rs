@@ -70,7 +70,8 @@ impl Mapping {
             return Ok(());
         }
         let how = if hit || now.len() < self.opened.len() { "shrank" } else { "changed" };
-        let cause = format!("the shard {how} while it was read ({} bytes before, {} now)", self.opened.len(), now.len());
+        let cause =
+            format!("the shard {how} while it was read ({} bytes before, {} now)", self.opened.len(), now.len());
         Err(Error::environment(&self.path, cause, "run again when nothing writes to it"))
     }
 }

@@ -67,9 +67,7 @@ fn install() {
 extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo, and SIGBUS has an address.
     let address = unsafe { (*info).si_addr() } as usize;
-    let within = |slot: &&Slot| {
-        (slot.start.load(Ordering::SeqCst)..slot.end.load(Ordering::SeqCst)).contains(&address)
-    };
+    let within = |slot: &&Slot| (slot.start.load(Ordering::SeqCst)..slot.end.load(Ordering::SeqCst)).contains(&address);
     if let Some(slot) = SLOTS_IN_USE.iter().find(within) {
         slot.hit.store(true, Ordering::SeqCst);
         // SAFETY: asks for a number, async-signal-safe.

@@ -53,7 +53,8 @@ impl Stream {
             }
             // The last line end; but where a line is longer than a chunk, its own.
             let unsearched = &part[searched..];
-            let end = if searched == 0 { memchr::memrchr(b'\n', unsearched) } else { memchr::memchr(b'\n', unsearched) };
+            let end =
+                if searched == 0 { memchr::memrchr(b'\n', unsearched) } else { memchr::memchr(b'\n', unsearched) };
             if let Some(end) = end {
                 self.rest = part.split_off(searched + end + 1);
                 return Ok(part);
@@ -71,12 +72,16 @@ impl Stream {
 
     fn broken(&self, error: &io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                Error::environment(&self.path, "the compressed data end too early", "the file is cut off: copy it again")
-            }
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => {
-                Error::environment(&self.path, format!("the compressed data are damaged: {error}"), "copy the file again")
-            }
+            io::ErrorKind::UnexpectedEof => Error::environment(
+                &self.path,
+                "the compressed data end too early",
+                "the file is cut off: copy it again",
+            ),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => Error::environment(
+                &self.path,
+                format!("the compressed data are damaged: {error}"),
+                "copy the file again",
+            ),
             _ => Error::io(&self.path, "read the shard", error),
         }
     }

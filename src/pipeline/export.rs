@@ -108,7 +108,14 @@ pub fn export(config: &ExportConfig, shards: &Arc<[Shard]>, progress: &Progress,
     let stats = sum.stats.to_json(config.splits.names(), &sum.ledger, &sum.rejects);
     let stats_file = write_json(&stage, STATS, &stats)?;
     let report = Report {
-        splits: config.splits.names().iter().cloned().enumerate().map(|(i, n)| (n, sum.stats.split_documents(i))).collect(),
+        splits: config
+            .splits
+            .names()
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(i, n)| (n, sum.stats.split_documents(i)))
+            .collect(),
         output: stage.output().into(),
         bytes: files.iter().map(|file| file.bytes).sum(),
         scanner: scanner.name(),
@@ -163,10 +170,20 @@ fn manifest(
     let of_split = |split: usize| records.iter().filter(move |r| r.split == split).map(|r| r.name.clone()).collect();
     let mut files: Vec<OutputFile> = records
         .iter()
-        .map(|r| OutputFile { path: r.name.clone(), bytes: r.bytes, documents: Some(r.documents), sha256: r.sha256.clone() })
+        .map(|r| OutputFile {
+            path: r.name.clone(),
+            bytes: r.bytes,
+            documents: Some(r.documents),
+            sha256: r.sha256.clone(),
+        })
         .collect();
     files.push(stats);
-    files.extend(quarantine.into_iter().map(|q| OutputFile { path: q.path, bytes: q.bytes, documents: None, sha256: q.sha256 }));
+    files.extend(quarantine.into_iter().map(|q| OutputFile {
+        path: q.path,
+        bytes: q.bytes,
+        documents: None,
+        sha256: q.sha256,
+    }));
     Manifest {
         format: manifest::FORMAT,
         generator: concat!("colophon ", env!("CARGO_PKG_VERSION")).into(),
@@ -176,7 +193,11 @@ fn manifest(
             .splits
             .iter()
             .enumerate()
-            .map(|(split, (name, documents))| SplitFiles { name: name.clone(), documents: *documents, files: of_split(split) })
+            .map(|(split, (name, documents))| SplitFiles {
+                name: name.clone(),
+                documents: *documents,
+                files: of_split(split),
+            })
             .collect(),
         files,
         ledger: report.ledger.clone(),
@@ -329,13 +350,16 @@ impl Work for Export<'_> {
 
     fn process(&self, local: &mut Local, chunk: Chunk) -> Result<Done> {
         chunk.populate();
-        let splits = self.config.splits.names().iter().map(|_| Lines { bytes: self.outputs.buffer(), ends: Vec::new() });
-        let mut done = Done { shard: chunk.shard, lines: 0, splits: splits.collect(), rejects: Vec::new(), chunk: None };
+        let splits =
+            self.config.splits.names().iter().map(|_| Lines { bytes: self.outputs.buffer(), ends: Vec::new() });
+        let mut done =
+            Done { shard: chunk.shard, lines: 0, splits: splits.collect(), rejects: Vec::new(), chunk: None };
         let (documents, rejected) = (local.tally.ledger.exported, local.tally.ledger.rejected);
         if chunk.len() > MAX_LINE_BYTES + 1 {
             self.long_line(&chunk, &mut local.tally, &mut done);
         } else {
-            let failed = |e: scan::DeviceError| Error::Environment { subject: e.device, cause: e.cause, remedy: String::new() };
+            let failed =
+                |e: scan::DeviceError| Error::Environment { subject: e.device, cause: e.cause, remedy: String::new() };
             self.scanner.scan(&chunk, &self.job(), &mut local.rows).map_err(failed)?;
             self.lines(&chunk, &local.rows, &mut local.tally, &mut done);
         }

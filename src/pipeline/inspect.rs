@@ -79,7 +79,8 @@ pub fn read_manifest(folder: &Path) -> Result<Option<Manifest>> {
 }
 
 fn seed_split(folder: &Path, name: &str) -> Option<Arc<[Shard]>> {
-    let found = ["", ".gz", ".zst"].iter().find_map(|suffix| shard(folder, Path::new(&format!("{name}.jsonl{suffix}"))));
+    let found =
+        ["", ".gz", ".zst"].iter().find_map(|suffix| shard(folder, Path::new(&format!("{name}.jsonl{suffix}"))));
     found.map(|shard| vec![shard].into())
 }
 
@@ -98,7 +99,12 @@ fn split_name(name: &Path) -> String {
 
 fn schema(fields: &[(&str, &str)]) -> Schema {
     let text = Field { from: TEXT.into(), to: TEXT.into(), kind: FieldType::String, required: true };
-    let other = |(from, to): &(&str, &str)| Field { from: (*from).into(), to: (*to).into(), kind: FieldType::Any, required: false };
+    let other = |(from, to): &(&str, &str)| Field {
+        from: (*from).into(),
+        to: (*to).into(),
+        kind: FieldType::Any,
+        required: false,
+    };
     let fields = std::iter::once(text).chain(fields.iter().map(other)).collect();
     Schema::new(fields, Vec::new()).expect("these fields are sound")
 }
@@ -177,7 +183,13 @@ impl Validation {
 ///
 /// # Errors
 /// If the files cannot be read; what is wrong with the data is in the result.
-pub fn validate(group: &Group, scanner: &dyn Scanner, run: &RunConfig, progress: &Progress, stop: &Stop) -> Result<Validation> {
+pub fn validate(
+    group: &Group,
+    scanner: &dyn Scanner,
+    run: &RunConfig,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Validation> {
     let found = group.files.is_some();
     let mut validation = Validation { name: group.name.clone(), found, ..Validation::default() };
     let Some(files) = &group.files else { return Ok(validation) };
@@ -273,7 +285,11 @@ impl Work for Validate<'_> {
             if ordered.shown.len() < SHOWN_ERRORS {
                 let number = ordered.lines + line + 1;
                 // A split of one file is reported as the workshop does; of several, the file is named.
-                let file = if self.files.len() > 1 { format!("{}: ", show(&self.files[done.shard].name)) } else { String::new() };
+                let file = if self.files.len() > 1 {
+                    format!("{}: ", show(&self.files[done.shard].name))
+                } else {
+                    String::new()
+                };
                 ordered.shown.push(format!("{file}Line {number}: {error}"));
             }
         }
@@ -346,7 +362,11 @@ fn python_type_error(value: &[u8]) -> String {
 /// Scans a chunk; a line too long for a row gets one all the same, without a length.
 fn scan_rows(scanner: &dyn Scanner, chunk: &Chunk, job: &ScanJob, rows: &mut Rows) -> Result<()> {
     if chunk.len() <= MAX_LINE_BYTES + 1 {
-        let failed = |e: crate::scan::DeviceError| Error::Environment { subject: e.device, cause: e.cause, remedy: String::new() };
+        let failed = |e: crate::scan::DeviceError| Error::Environment {
+            subject: e.device,
+            cause: e.cause,
+            remedy: String::new(),
+        };
         return scanner.scan(chunk, job, rows).map_err(failed);
     }
     rows.clear(job.schema.tree().sources());

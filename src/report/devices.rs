@@ -1,9 +1,9 @@
 //! What this machine can scan with, measured.
 
-use crate::scan::{ScanJob, Scanner, available};
 use crate::demo;
 use crate::domain::row::Rows;
 use crate::domain::schema::{Schema, default_constants, default_fields};
+use crate::scan::{ScanJob, Scanner, available};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ pub struct Found {
 /// # Panics
 /// If a CPU scanner fails, which none can.
 pub fn measure() -> Vec<Found> {
-    let chunk: Vec<u8> = demo::files().into_iter().filter(|f| f.path.starts_with("classified/")).flat_map(|f| f.bytes).collect();
+    let chunk: Vec<u8> =
+        demo::files().into_iter().filter(|f| f.path.starts_with("classified/")).flat_map(|f| f.bytes).collect();
     available().iter().map(|scanner| Found { name: scanner.name(), rate: rate(&**scanner, &chunk) }).collect()
 }
 
@@ -57,6 +58,7 @@ pub fn table(found: &[Found]) -> String {
 
 /// The table for machines.
 pub fn to_json(found: &[Found]) -> Value {
-    let scanners: Vec<Value> = found.iter().map(|f| json!({ "scanner": f.name, "bytes_per_second_per_core": f.rate as u64 })).collect();
+    let scanners: Vec<Value> =
+        found.iter().map(|f| json!({ "scanner": f.name, "bytes_per_second_per_core": f.rate as u64 })).collect();
     json!({ "arch": std::env::consts::ARCH, "cores": cores(), "scanners": scanners, "gpus": [] })
 }

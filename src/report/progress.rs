@@ -27,7 +27,9 @@ pub fn shown<T>(quiet: bool, progress: &Progress, total: Option<u64>, job: impl 
         }
     }
     std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| if std::io::stderr().is_terminal() { bar(&ended, progress, total) } else { lines(&ended, progress, total) });
+        let watcher = scope.spawn(|| {
+            if std::io::stderr().is_terminal() { bar(&ended, progress, total) } else { lines(&ended, progress, total) }
+        });
         let _end = End(&ended, watcher.thread().clone());
         job()
     })
@@ -35,7 +37,8 @@ pub fn shown<T>(quiet: bool, progress: &Progress, total: Option<u64>, job: impl 
 
 fn bar(ended: &AtomicBool, progress: &Progress, total: Option<u64>) {
     let bar = match total {
-        Some(total) => ProgressBar::new(total).with_style(style("{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {msg}  {eta} left")),
+        Some(total) => ProgressBar::new(total)
+            .with_style(style("{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {msg}  {eta} left")),
         None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes}  {bytes_per_sec}  {msg}")),
     };
     while !ended.load(Ordering::Relaxed) {

@@ -45,6 +45,7 @@ pub fn export(report: &Report, seconds: f64) -> String {
         let _ = writeln!(text, "  rejected, {reason}: {}", thousands(times));
     }
     let size = indicatif::HumanBytes(report.bytes);
-    let _ = writeln!(text, "{} of splits in {} ({seconds:.1} s, scanner {})", size, show(&report.output), report.scanner);
+    let _ =
+        writeln!(text, "{} of splits in {} ({seconds:.1} s, scanner {})", size, show(&report.output), report.scanner);
     text
 }

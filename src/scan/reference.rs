@@ -123,7 +123,12 @@ fn examine(line: &[u8], job: &ScanJob) -> Result<Judgement, Rejection> {
         detail: what.into(),
     })?;
     let Kind::Object(_) = document.kind else {
-        return reject(Reason::NotObject, 0, Some(document.at.start), format!("{} instead of an object", document.kind.name()));
+        return reject(
+            Reason::NotObject,
+            0,
+            Some(document.at.start),
+            format!("{} instead of an object", document.kind.name()),
+        );
     };
     let values = find_values(line, &document, job.schema);
     check_presence(job.schema, &values)?;
@@ -132,7 +137,12 @@ fn examine(line: &[u8], job: &ScanJob) -> Result<Judgement, Rejection> {
     let text = values[job.schema.text_source()].clone().expect("presence was checked");
     let (measures, null) = measure(&line[text.clone()], job);
     if let Some(at) = null {
-        return reject(Reason::NullByte, job.schema.text_field(), Some(text.start + at), "an escaped U+0000 in the text");
+        return reject(
+            Reason::NullByte,
+            job.schema.text_field(),
+            Some(text.start + at),
+            "an escaped U+0000 in the text",
+        );
     }
     if measures.words == 0 {
         return reject(Reason::EmptyText, job.schema.text_field(), Some(text.start), "a text of white space alone");
@@ -159,12 +169,16 @@ fn check_types(line: &[u8], schema: &Schema, values: &[Option<Range<usize>>]) ->
             && !kind.accepts(&line[value.clone()])
         {
             let found = Kind::of(line[value.start]);
-            return reject(Reason::WrongType, field, Some(value.start), format!("'{from}' is {found}, expected {kind}"));
+            return reject(
+                Reason::WrongType,
+                field,
+                Some(value.start),
+                format!("'{from}' is {found}, expected {kind}"),
+            );
         }
     }
     Ok(())
 }
-
 
 fn check_surrogates(line: &[u8], schema: &Schema, values: &[Option<Range<usize>>]) -> Result<(), Rejection> {
     for (field, Field { from, .. }) in schema.fields().iter().enumerate() {
@@ -371,7 +385,7 @@ fn find_below(line: &[u8], value: &Node, tree: &SourceTree, node: u16, values: &
                 let Ok(c) = c else { return false };
                 decoded.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             }
-            decoded == **wanted
+            decoded == wanted.bytes()
         };
         if let Some((_, value)) = members.iter().rev().find(|(key, _)| is_wanted(key)) {
             find_below(line, value, tree, *child, values);

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn objects_and_commas_come_out_right() {
-        let field = |from: &str, to: &str| Field { from: from.into(), to: to.into(), kind: FieldType::Any, required: false };
+        let field =
+            |from: &str, to: &str| Field { from: from.into(), to: to.into(), kind: FieldType::Any, required: false };
         let mut fields = vec![field("a", "a.b"), field("c", "a.d.e"), field("f", "f")];
         fields.push(Field { kind: FieldType::String, required: true, ..field("text", "text") });
         let schema = Schema::new(fields.clone(), vec![]).expect("valid");

@@ -155,7 +155,12 @@ impl Outputs {
     ///
     /// # Errors
     /// If a file cannot be made.
-    pub fn create(folder: &Path, splits: usize, compression: Option<Compression>, shard_size: Option<u64>) -> Result<Outputs> {
+    pub fn create(
+        folder: &Path,
+        splits: usize,
+        compression: Option<Compression>,
+        shard_size: Option<u64>,
+    ) -> Result<Outputs> {
         let state = State { files: Vec::new(), current: vec![0; splits], queued: 0, spare: Vec::new() };
         let outputs = Outputs { folder: folder.into(), compression, shard_size, state: Mutex::new(state) };
         {

@@ -202,11 +202,20 @@ pub fn recover(output: &Path) -> Result<()> {
 fn lock(output: &Path) -> Result<File> {
     let path = output.join(LOCK);
     loop {
-        let file = File::options().create(true).truncate(false).write(true).open(&path).context(&path, "lock the output folder")?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .context(&path, "lock the output folder")?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Error::environment(output, "another run is writing to this folder", "wait for it, or choose another folder"));
+                return Err(Error::environment(
+                    output,
+                    "another run is writing to this folder",
+                    "wait for it, or choose another folder",
+                ));
             }
             Err(error) => return Err(Error::io(&path, "lock the output folder", &error.into())),
         }
@@ -254,13 +263,16 @@ fn entries(folder: &Path) -> Result<BTreeSet<String>> {
 
 /// The top-level entries that belong to the export in this folder, by its manifest.
 fn exported_entries(output: &Path) -> BTreeSet<String> {
-    let manifest = fs::read(output.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    let manifest =
+        fs::read(output.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
     let mut names = BTreeSet::from([FAILED.to_owned()]);
     if let Some(files) = manifest.as_ref().and_then(|m| m["files"].as_array()) {
         names.insert(MANIFEST.into());
         let paths = files.iter().filter_map(|file| file["path"].as_str());
         // Names come from a file that anyone may have edited: only plain ones are believed.
-        names.extend(paths.filter_map(|p| p.split('/').next()).filter(|n| !matches!(*n, "" | "." | "..")).map(String::from));
+        names.extend(
+            paths.filter_map(|p| p.split('/').next()).filter(|n| !matches!(*n, "" | "." | "..")).map(String::from),
+        );
     }
     names
 }

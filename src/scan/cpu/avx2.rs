@@ -95,9 +95,7 @@ impl Bytes {
     #[inline(always)]
     unsafe fn mask(self) -> u64 {
         // SAFETY: the caller has AVX2 enabled.
-        unsafe {
-            u64::from(_mm256_movemask_epi8(self.0) as u32) | u64::from(_mm256_movemask_epi8(self.1) as u32) << 32
-        }
+        unsafe { u64::from(_mm256_movemask_epi8(self.0) as u32) | u64::from(_mm256_movemask_epi8(self.1) as u32) << 32 }
     }
 }
 

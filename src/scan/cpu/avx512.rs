@@ -92,8 +92,7 @@ impl Simd for Avx512 {
             let general = between(third, 0x80, 0x8a) | between(third, 0xa8, 0xa9) | equal(third, 0xaf);
             WideWhitespace {
                 two: equal(first, 0xc2) & (equal(second, 0x85) | equal(second, 0xa0)),
-                three: (equal(first, 0xe2)
-                    & ((second_80 & general) | (equal(second, 0x81) & equal(third, 0x9f))))
+                three: (equal(first, 0xe2) & ((second_80 & general) | (equal(second, 0x81) & equal(third, 0x9f))))
                     | (equal(first, 0xe3) & second_80 & equal(third, 0x80))
                     | (equal(first, 0xe1) & equal(second, 0x9a) & equal(third, 0x80)),
             }

@@ -93,9 +93,7 @@ impl Simd for Neon {
         // SAFETY: the caller vouches for the block and two bytes more, `self` for NEON.
         unsafe {
             let is = |offset, byte| mask(block, offset, |b| equal(b, byte));
-            let general = mask(block, 2, |b| {
-                or(or(between(b, 0x80, 0x8a), between(b, 0xa8, 0xa9)), equal(b, 0xaf))
-            });
+            let general = mask(block, 2, |b| or(or(between(b, 0x80, 0x8a), between(b, 0xa8, 0xa9)), equal(b, 0xaf)));
             let second_80 = is(1, 0x80);
             WideWhitespace {
                 two: is(0, 0xc2) & (is(1, 0x85) | is(1, 0xa0)),

@@ -14,7 +14,7 @@ use super::text::Text;
 use super::{BLOCK, Simd};
 use crate::domain::reason::{MAX_DEPTH, MAX_LINE_BYTES, Reason};
 use crate::domain::row::{Row, Rows, Span, Verdict};
-use crate::domain::schema::{Schema, SourceTree};
+use crate::domain::schema::{Key, Schema, SourceTree};
 use crate::domain::whitespace::is_blank;
 use crate::scan::ScanJob;
 use crate::scan::reference::lone_surrogate;
@@ -107,11 +107,7 @@ impl<'a> Bytes<'a> {
     /// 64 readable bytes, those from `at` on.
     #[inline(always)]
     pub fn block(&mut self, at: usize) -> *const u8 {
-        if at + BLOCK <= self.chunk.len() {
-            self.chunk[at..].as_ptr()
-        } else {
-            self.last_block(at)
-        }
+        if at + BLOCK <= self.chunk.len() { self.chunk[at..].as_ptr() } else { self.last_block(at) }
     }
 
     /// As [`Bytes::block`], with 66 more readable bytes behind it.
@@ -389,9 +385,15 @@ impl<'a, S: Simd> Walk<'a, S> {
 
     #[inline(always)]
     fn child(&self, object: u16, key: std::ops::Range<usize>) -> Option<u16> {
+        // The bytes behind a short key are cut off, not read on their own: one load and a mask.
+        let head = match self.bytes.get(key.start) {
+            Some(bytes) if key.len() < 8 => u64::from_le_bytes(bytes) & ((1 << (8 * key.len())) - 1),
+            Some(bytes) => u64::from_le_bytes(bytes),
+            None => Key::head(&self.bytes.chunk[key.clone()]),
+        };
         let key = &self.bytes.chunk[key];
         for (wanted, child) in &self.tree.node(object).children {
-            if **wanted == *key {
+            if wanted.is(key, head) {
                 return Some(*child);
             }
         }
