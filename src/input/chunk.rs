@@ -89,7 +89,7 @@ impl Cutter {
     ///
     /// # Errors
     /// If a shard cannot be read.
-    pub fn next(&mut self) -> Result<Option<Chunk>> {
+    pub fn next_chunk(&mut self) -> Result<Option<Chunk>> {
         loop {
             let Some(open) = &mut self.open else {
                 if self.next_shard == self.shards.len() {
@@ -99,7 +99,7 @@ impl Cutter {
                 self.next_shard += 1;
                 continue;
             };
-            match open.next(self.size)? {
+            match open.next_bytes(self.size)? {
                 Some((offset, bytes)) => {
                     let sequence = self.sequence;
                     self.sequence += 1;
@@ -125,7 +125,7 @@ impl Open {
     }
 
     /// The next chunk's offset and bytes.
-    fn next(&mut self, size: usize) -> Result<Option<(u64, ChunkBytes)>> {
+    fn next_bytes(&mut self, size: usize) -> Result<Option<(u64, ChunkBytes)>> {
         let (bytes, len) = match &mut self.source {
             Source::Mapped(mapping) => {
                 let start = self.offset as usize;
@@ -133,7 +133,7 @@ impl Open {
                 (ChunkBytes::Mapped(Arc::clone(mapping), start..end), end - start)
             }
             Source::Streamed(stream) => {
-                let mut bytes = stream.next(size)?;
+                let mut bytes = stream.next_lines(size)?;
                 if self.offset == 0 && bytes.starts_with(BYTE_ORDER_MARK) {
                     bytes.drain(..BYTE_ORDER_MARK.len());
                     self.offset = BYTE_ORDER_MARK.len() as u64;

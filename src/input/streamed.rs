@@ -39,7 +39,7 @@ impl Stream {
     }
 
     /// The next whole lines, about `size` bytes of them, or one line if it is longer; empty at the end.
-    pub fn next(&mut self, size: usize) -> Result<Vec<u8>> {
+    pub fn next_lines(&mut self, size: usize) -> Result<Vec<u8>> {
         let mut part = std::mem::take(&mut self.rest);
         let mut searched = 0;
         loop {

@@ -255,7 +255,7 @@ impl<W: Work> Scheduler<'_, W> {
     }
 
     fn cut_and_process(&self, local: &mut W::Local) -> Result<Outcome<W::Done>> {
-        let chunk = self.cutter.lock().unwrap_or_else(PoisonError::into_inner).next()?;
+        let chunk = self.cutter.lock().unwrap_or_else(PoisonError::into_inner).next_chunk()?;
         {
             let mut board = self.lock();
             board.cutting = false;

@@ -134,7 +134,20 @@ enum BlockState {
     /// Being compressed.
     Taken,
     /// To be hashed and written.
-    Ready(Arc<Vec<u8>>, Range<usize>),
+    Ready(Part),
+}
+
+/// A part of a buffer that may serve several blocks.
+#[derive(Clone)]
+struct Part {
+    buffer: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
 }
 
 /// Something that a worker can do for a file now.
@@ -146,8 +159,8 @@ pub struct Job {
 
 enum Work {
     Pack(Vec<u8>),
-    Hash(Sha256, Arc<Vec<u8>>, Range<usize>),
-    Write(Writer, Arc<Vec<u8>>, Range<usize>),
+    Hash(Sha256, Part),
+    Write(Writer, Part),
 }
 
 impl Outputs {
@@ -258,25 +271,24 @@ impl Outputs {
             Work::Pack(raw) => {
                 let compression = self.compression.expect("only then are blocks packed");
                 let packed = compression.pack(&raw).context(&self.folder, "compress")?;
-                let range = 0..packed.len();
+                let part = Part { range: 0..packed.len(), buffer: Arc::new(packed) };
                 let mut state = self.lock();
                 let at = block - state.files[file].gone;
-                state.files[file].blocks[at].state = BlockState::Ready(Arc::new(packed), range);
+                state.files[file].blocks[at].state = BlockState::Ready(part);
             }
-            Work::Hash(mut hash, bytes, range) => {
-                hash.update(&bytes[range]);
+            Work::Hash(mut hash, part) => {
+                hash.update(part.bytes());
                 let mut state = self.lock();
                 state.files[file].hash.tool = Some(hash);
-                state.done(file, block, bytes, |block| block.hashed = true);
+                state.done(file, block, part, |block| block.hashed = true);
             }
-            Work::Write(mut writer, bytes, range) => {
-                let len = range.len() as u64;
-                let result = writer.file.write_all(&bytes[range]);
+            Work::Write(mut writer, part) => {
+                let result = writer.file.write_all(part.bytes());
                 let mut state = self.lock();
                 result.context(&state.files[file].path, "write")?;
-                writer.written += len;
+                writer.written += part.range.len() as u64;
                 state.files[file].write.tool = Some(writer);
-                state.done(file, block, bytes, |block| block.written = true);
+                state.done(file, block, part, |block| block.written = true);
             }
         }
         Ok(())
@@ -327,7 +339,7 @@ impl State {
         file.line_bytes += range.len() as u64;
         let size = range.len();
         if !pack {
-            file.blocks.push_back(Block::new(BlockState::Ready(Arc::clone(bytes), range), size));
+            file.blocks.push_back(Block::new(BlockState::Ready(Part { buffer: Arc::clone(bytes), range }), size));
             self.queued += size;
             return;
         }
@@ -361,7 +373,7 @@ impl State {
     }
 
     /// Notes that a block was hashed or written, and lets go of those that are both.
-    fn done(&mut self, file: usize, block: usize, bytes: Arc<Vec<u8>>, note: impl Fn(&mut Block)) {
+    fn done(&mut self, file: usize, block: usize, part: Part, note: impl Fn(&mut Block)) {
         let output = &mut self.files[file];
         note(&mut output.blocks[block - output.gone]);
         while output.blocks.front().is_some_and(|block| block.hashed && block.written) {
@@ -369,7 +381,7 @@ impl State {
             output.gone += 1;
             self.queued -= block.map_or(0, |block| block.size);
         }
-        self.reuse(bytes);
+        self.reuse(part.buffer);
     }
 
     /// Keeps a buffer for the next chunk, if nobody needs its contents any more.
@@ -394,17 +406,17 @@ impl Block {
 
 impl OutputFile {
     fn pick(&mut self) -> Option<(usize, Work)> {
-        if let Some((block, (bytes, range))) = self.ready(self.hash.next)
+        if let Some(part) = self.ready(self.hash.next)
             && let Some(tool) = self.hash.tool.take()
         {
             self.hash.next += 1;
-            return Some((block, Work::Hash(tool, bytes, range)));
+            return Some((self.hash.next - 1, Work::Hash(tool, part)));
         }
-        if let Some((block, (bytes, range))) = self.ready(self.write.next)
+        if let Some(part) = self.ready(self.write.next)
             && let Some(tool) = self.write.tool.take()
         {
             self.write.next += 1;
-            return Some((block, Work::Write(tool, bytes, range)));
+            return Some((self.write.next - 1, Work::Write(tool, part)));
         }
         let at = self.blocks.iter().position(|block| matches!(block.state, BlockState::Raw(_)))?;
         match std::mem::replace(&mut self.blocks[at].state, BlockState::Taken) {
@@ -413,9 +425,9 @@ impl OutputFile {
         }
     }
 
-    fn ready(&self, block: usize) -> Option<(usize, (Arc<Vec<u8>>, Range<usize>))> {
+    fn ready(&self, block: usize) -> Option<Part> {
         match &self.blocks.get(block - self.gone)?.state {
-            BlockState::Ready(bytes, range) => Some((block, (Arc::clone(bytes), range.clone()))),
+            BlockState::Ready(part) => Some(part.clone()),
             _ => None,
         }
     }

@@ -21,7 +21,7 @@ use super::{DeviceError, ScanJob, Scanner};
 use crate::domain::row::Rows;
 
 /// Bytes that are looked at together: one bit each in a mask.
-pub const BLOCK: usize = 64;
+const BLOCK: usize = 64;
 
 /// What an instruction set has to answer about a block of 64 bytes. Bit i of a mask is byte i.
 ///
@@ -29,7 +29,7 @@ pub const BLOCK: usize = 64;
 /// Every method reads its block (`wide_whitespace` two bytes more, `unescape` two blocks and two
 /// bytes), so the pointer must be valid for that; and it may only be called where the instruction set
 /// is enabled.
-pub trait Simd: Copy + Send + Sync + 'static {
+trait Simd: Copy + Send + Sync + 'static {
     /// Bytes that end the plain run of a JSON string: `"`, `\` and everything below 0x20.
     unsafe fn string_stops(self, block: *const u8) -> u64;
 
@@ -92,7 +92,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
 /// What was decoded of a string.
 #[derive(Clone, Copy)]
-pub struct Unescaped {
+struct Unescaped {
     /// Bytes of the string.
     pub read: usize,
     /// Bytes that they stand for.
@@ -103,7 +103,7 @@ pub struct Unescaped {
 
 /// What ended the decoding of a block.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+enum Stop {
     /// Its end.
     None,
     /// The string's closing quote.
@@ -128,7 +128,7 @@ impl Stop {
 
 /// Bytes of a block by class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Classes {
+struct Classes {
     /// ASCII white space.
     pub whitespace: u64,
     /// Bytes from 0x80 on.
@@ -139,7 +139,7 @@ pub struct Classes {
 
 /// First bytes of white-space characters outside ASCII, by the character's length in UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WideWhitespace {
+struct WideWhitespace {
     /// U+0085 and U+00A0.
     pub two: u64,
     /// U+1680, U+2000 to U+200A, U+2028, U+2029, U+202F, U+205F, U+3000.
