@@ -1,6 +1,6 @@
 //! Scanners: from the bytes of a chunk to one row a line.
 //!
-//! Every scanner gives the same rows, to the bit, on every input. [`reference`] is the one that is
+//! Every scanner gives the same rows, to the bit, on every input. [`reference::Reference`] is the one that is
 //! obviously right; all others are tested against it. Malformed data are rows like any other: an
 //! error means that the device failed.
 

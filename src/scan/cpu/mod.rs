@@ -1,7 +1,7 @@
 //! The SIMD scanner, one algorithm over several instruction sets.
 //!
-//! [`walk`] goes through a line's grammar once, [`text`] decodes, counts and hashes the text on the
-//! way. Both are generic over [`Simd`]: questions about 64 bytes at a time, answered as 64-bit
+//! `walk` goes through a line's grammar once, `text` decodes, counts and hashes the text on the
+//! way. Both are generic over `Simd`: questions about 64 bytes at a time, answered as 64-bit
 //! masks. Each instruction set is a thin file, and a value of its type is the proof that the
 //! processor has it.
 
