@@ -30,6 +30,7 @@ pub struct Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Messages and results")]
 struct Global {
     /// Print the result as JSON
     #[arg(long, global = true, env = "COLOPHON_JSON", value_parser = clap::builder::FalseyValueParser::new())]
@@ -211,7 +212,8 @@ fn export_and_print(global: &Global, config: &ExportConfig) -> Result<()> {
     let packed = shards.iter().any(|shard| shard.encoding != Encoding::Plain);
     let total = (!packed).then(|| shards.iter().map(|shard| shard.bytes).sum());
     let files = if shards.len() == 1 { "1 shard".into() } else { format!("{} shards", shards.len()) };
-    tracing::info!("Exporting {files} from {} with {} threads", show(&config.input), config.run.threads);
+    let threads = if config.run.threads == 1 { "1 thread".into() } else { format!("{} threads", config.run.threads) };
+    tracing::info!("Exporting {files} from {} with {threads}", show(&config.input));
     let state = Progress::default();
     let report = progress::shown(global.quiet, &state, total, || export::export(config, &shards, &state, &stop))?;
     warn_of_empty_splits(&report);

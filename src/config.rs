@@ -184,7 +184,10 @@ impl ExportArgs {
         let text = std::fs::read_to_string(path).context(path, "read the job file")?;
         let usage = |message: &str| Error::Usage(format!("{}: {}", show(path), message.trim_end()));
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e.to_string()))?;
-        check_keys(&table).map_err(|message| usage(&message))?;
+        check_keys(&table).map_err(|(key, message)| match line_of(&text, &key) {
+            Some(line) => Error::Usage(format!("{}, line {line}: {message}", show(path))),
+            None => usage(&message),
+        })?;
         toml::from_str(&text).map_err(|e| usage(&e.to_string()))
     }
 }
@@ -193,7 +196,7 @@ impl ExportArgs {
 const FILE_KEYS: [&str; 3] = ["field", "constants", "default-constants"];
 
 /// Names the first unknown key, with the known one that looks most like it.
-fn check_keys(table: &toml::Table) -> std::result::Result<(), String> {
+fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {
     let command = ExportArgs::augment_args(clap::Command::new("export"));
     let flags: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(String::from)).collect();
     let known = || flags.iter().map(String::as_str).chain(FILE_KEYS);
@@ -201,10 +204,19 @@ fn check_keys(table: &toml::Table) -> std::result::Result<(), String> {
         if !known().any(|k| k == key) {
             let likeness = |name: &str| strsim::jaro_winkler(key, name);
             let nearest = known().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default();
-            return Err(format!("unknown key '{key}'; did you mean '{nearest}'?"));
+            return Err((key.clone(), format!("unknown key '{key}'; did you mean '{nearest}'?")));
         }
     }
     Ok(())
+}
+
+/// The line, from 1, on which a key of the file's first level stands, if it stands there plainly.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let is_key = |line: &str| {
+        let line = line.trim_start_matches([' ', '\t', '[', '"', '\'']);
+        line.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', '\t', '=', ']', '.', '"', '\'']))
+    };
+    text.lines().position(is_key).map(|index| index + 1)
 }
 
 /// A checked configuration of `export`.
@@ -386,8 +398,13 @@ pub fn known_variables(command: &clap::Command) -> Vec<String> {
 /// # Errors
 /// What clap says, help and version included.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> std::result::Result<T, clap::Error> {
-    T::from_arg_matches(&T::command().try_get_matches()?)
+    // Each option's variable follows from its name; saying so once keeps the help readable.
+    let terse = |command: clap::Command| command.mut_args(|arg| arg.hide_env(true)).after_help(ENVIRONMENT);
+    let command = terse(T::command()).mut_subcommands(terse);
+    T::from_arg_matches(&command.try_get_matches()?)
 }
+
+const ENVIRONMENT: &str = "Every option can be given in the environment: --input-dir as COLOPHON_INPUT_DIR, and so on.";
 
 #[cfg(test)]
 mod tests {
