@@ -67,7 +67,7 @@ pub struct ExportArgs {
     pub compress: Option<Compression>,
 
     #[command(flatten)]
-    #[serde(flatten)]
+    #[serde(skip)]
     /// How to run; none of these changes the output.
     pub run: RunArgs,
 
@@ -188,7 +188,10 @@ impl ExportArgs {
             Some(line) => Error::Usage(format!("{}, line {line}: {message}", show(path))),
             None => usage(&message),
         })?;
-        toml::from_str(&text).map_err(|e| usage(&e.to_string()))
+        // Two readings of one text, as flattening would lose the line of a wrong value.
+        let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        Ok(ExportArgs { run, ..args })
     }
 }
 

@@ -1,4 +1,12 @@
 //! All integration tests, one binary.
 
+mod corpus;
+mod export;
+mod faults;
+mod harness;
 mod hostile;
+mod options;
+mod oracle;
+mod reports;
 mod scanners;
+mod stopping;

@@ -110,7 +110,8 @@ fn nesting_ends_at_1024_levels() {
     for (levels, fits) in [(1023, true), (1024, true), (1025, false), (5000, false)] {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let inner = if open == "[" { "" } else { "0" };
-            let line = nested(open, close, levels).replacen(&format!("{open}{close}"), &format!("{open}{inner}{close}"), 1);
+            let line =
+                nested(open, close, levels).replacen(&format!("{open}{close}"), &format!("{open}{inner}{close}"), 1);
             let rows = agree(line.as_bytes(), &schema);
             assert_eq!(rows.rows[0].verdict() == Verdict::Document, fits, "{levels} levels of {open}");
         }
