@@ -114,11 +114,9 @@ impl Simd for Avx512 {
             let ends = equal(bytes, b'"') | between(bytes, 0, 0x1f);
             if backslashes == 0 {
                 _mm512_storeu_si512(to.cast(), bytes);
-                if ends == 0 {
-                    return Unescaped { read: BLOCK, written: BLOCK, stop: Stop::None };
-                }
                 let read = ends.trailing_zeros() as usize;
-                return Unescaped { read, written: read, stop: Stop::at(*block.add(read), 0) };
+                let stop = if ends == 0 { Stop::None } else { Stop::at(*block.add(read), 0) };
+                return Unescaped { read, written: read, stop };
             }
             let (escapes, escaped) = escapes(backslashes);
             // What each byte stands for if it is escaped; 0 if it cannot be.
@@ -127,18 +125,10 @@ impl Simd for Avx512 {
             // A stop is an unescaped quote, a control character, or the backslash before an unknown
             // letter; a backslash at the very end waits for its letter.
             let stops = (ends & !escaped) | (escaped & unknown) >> 1;
+            let read = stops.trailing_zeros().min(BLOCK as u32 - (escapes >> 63) as u32) as usize;
+            let keep = _bzhi_u64(!escapes, read as u32);
             let decoded = _mm512_mask_blend_epi8(escaped, bytes, meanings);
-            if stops | escapes >> 63 == 0 {
-                // A branch of its own, so that the next block's place is known before this one is
-                // looked at.
-                let keep = !escapes;
-                _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi8(keep, decoded));
-                return Unescaped { read: BLOCK, written: keep.count_ones() as usize, stop: Stop::None };
-            }
-            let read = stops.trailing_zeros().min(BLOCK as u32 - (escapes >> 63) as u32);
-            let keep = _bzhi_u64(!escapes, read);
             _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi8(keep, decoded));
-            let read = read as usize;
             let stop = if stops == 0 { Stop::None } else { Stop::at(*block.add(read), *block.add(read + 1)) };
             Unescaped { read, written: keep.count_ones() as usize, stop }
         }

@@ -83,22 +83,11 @@ trait Simd: Copy + Send + Sync + 'static {
             // The escaped letter may be a quote or a backslash: that is no stop.
             stops = if base < BLOCK { stops & (u64::MAX << base) } else { 0 };
         }
+        // An escape may reach one byte into the next block.
         // SAFETY: as above.
-        let written = unsafe { to.offset_from(start) } as usize;
-        if base > BLOCK {
-            // An escape reaches one byte into the next block. (A branch, not a maximum, so that the next
-            // block's place is known before this one is looked at.)
-            return Unescaped { read: rare(base), written, stop: Stop::None };
-        }
-        Unescaped { read: BLOCK, written: written + BLOCK - base, stop: Stop::None }
+        let written = unsafe { to.offset_from(start) } as usize + BLOCK.saturating_sub(base);
+        Unescaped { read: base.max(BLOCK), written, stop: Stop::None }
     }
-}
-
-/// Gives back its argument. The call keeps the compiler from turning a branch into a computation.
-#[cold]
-#[inline(never)]
-fn rare(value: usize) -> usize {
-    value
 }
 
 /// What was decoded of a string.
