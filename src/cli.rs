@@ -112,7 +112,8 @@ pub fn main() -> u8 {
     };
     start_log(&cli.global);
     warn_of_unknown_variables();
-    match run(&cli) {
+    let outcome = run(&cli).and_then(|outcome| outcome.print(&cli.global).map(|()| outcome.sound));
+    match outcome {
         Ok(sound) => u8::from(!sound),
         Err(error) => {
             tracing::error!(status = error.status(), "{error}");
@@ -185,27 +186,56 @@ fn warn_of_unknown_variables() {
     }
 }
 
-/// Runs a command; whether the data are sound.
-fn run(cli: &Cli) -> Result<bool> {
+/// What a command came to.
+struct Outcome {
+    /// For `--json`.
+    json: Value,
+    /// For people.
+    text: String,
+    /// Whether the data are sound.
+    sound: bool,
+}
+
+impl Outcome {
+    /// Prints the result to standard output.
+    fn print(&self, global: &Global) -> Result<()> {
+        let json;
+        let text = if global.json {
+            json = pretty(&self.json);
+            &json
+        } else {
+            &self.text
+        };
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever reads has seen enough: no failure.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| {
+                Error::io(Path::new("standard output"), "write the result (the work is done)", &error)
+            }),
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<Outcome> {
     let global = &cli.global;
     match &cli.command {
         Command::Export { args, job } => run_export(global, args, job.as_deref()),
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
-        Command::Summary { folder } => run_summary(global, folder),
+        Command::Summary { folder } => run_summary(folder),
         Command::Demo { folder } => run_demo(global, folder),
-        Command::Devices => run_devices(global),
+        Command::Devices => Ok(run_devices()),
     }
 }
 
-fn run_export(global: &Global, args: &ExportArgs, job: Option<&Path>) -> Result<bool> {
+fn run_export(global: &Global, args: &ExportArgs, job: Option<&Path>) -> Result<Outcome> {
     let file = job.map(ExportArgs::from_file).transpose()?.unwrap_or_default();
     let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-    let config = ExportConfig::new(args.clone().or(file), &today)?;
-    export_and_print(global, &config).map(|()| true)
+    export(global, &ExportConfig::new(args.clone().or(file), &today)?)
 }
 
-fn export_and_print(global: &Global, config: &ExportConfig) -> Result<()> {
+fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let start = Instant::now();
     let shards = find_input(config)?;
@@ -218,8 +248,8 @@ fn export_and_print(global: &Global, config: &ExportConfig) -> Result<()> {
     let report = progress::shown(global.quiet, &state, total, || export::export(config, &shards, &state, &stop))?;
     warn_of_empty_splits(&report);
     tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
-    let seconds = start.elapsed().as_secs_f64();
-    print(global, &report.to_json(), || text::export(&report, seconds))
+    let text = text::export(&report, start.elapsed().as_secs_f64());
+    Ok(Outcome { json: report.to_json(), text, sound: true })
 }
 
 fn warn_of_empty_splits(report: &export::Report) {
@@ -232,7 +262,7 @@ fn warn_of_empty_splits(report: &export::Report) {
     }
 }
 
-fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<bool> {
+fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let run = run.check()?;
     let scanner = scanner(&run)?;
@@ -242,16 +272,16 @@ fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<boo
     }
     let state = Progress::default();
     let validate = |group| inspect::validate(group, &*scanner, &run, &state, &stop);
-    let validations = progress::shown(global.quiet, &state, total(&groups), || {
-        groups.iter().map(validate).collect::<Result<Vec<_>>>()
-    })?;
-    let passed = validations.iter().all(inspect::Validation::passed);
-    let report = json!({ "passed": passed, "splits": validations.iter().map(|v| v.to_json()).collect::<Vec<_>>() });
-    print(global, &report, || {
-        let splits: String = validations.iter().map(text::validation).collect();
-        format!("{splits}{}\n", text::validation_end(passed))
-    })?;
-    Ok(passed)
+    let all = || groups.iter().map(validate).collect::<Result<Vec<_>>>();
+    let validations = progress::shown(global.quiet, &state, total(&groups), all)?;
+    let sound = validations.iter().all(inspect::Validation::passed);
+    let splits: String = validations.iter().map(text::validation).collect();
+    let reports: Vec<Value> = validations.iter().map(inspect::Validation::to_json).collect();
+    Ok(Outcome {
+        json: json!({ "passed": sound, "splits": reports }),
+        text: format!("{splits}{}\n", text::validation_end(sound)),
+        sound,
+    })
 }
 
 /// Bytes of all files, where none is compressed.
@@ -260,68 +290,63 @@ fn total(groups: &[inspect::Group]) -> Option<u64> {
     shards().all(|shard| shard.encoding == Encoding::Plain).then(|| shards().map(|shard| shard.bytes).sum())
 }
 
-fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<bool> {
+fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
+    if !folder.is_dir() {
+        return Err(Error::Usage(format!("{}: stats counts the splits of a folder, and this is none", show(folder))));
+    }
     let stop = Stop::on_signals()?;
     let run = run.check()?;
     let scanner = scanner(&run)?;
     let state = Progress::default();
     let total = total(&inspect::groups(folder)?);
-    let stats =
-        progress::shown(global.quiet, &state, total, || inspect::stats(folder, &*scanner, &run, &state, &stop))?;
-    inspect::write_stats(folder, &stats)?;
-    print(global, &stats, || pretty(&stats))?;
-    Ok(true)
+    let count = || inspect::stats(folder, &*scanner, &run, &state, &stop);
+    let (stats, rejected) = progress::shown(global.quiet, &state, total, count)?;
+    if rejected > 0 {
+        tracing::warn!("{rejected} lines are no documents and were not counted; colophon validate says why");
+    }
+    let outcome = Outcome { text: pretty(&stats), json: stats, sound: rejected == 0 };
+    if let Err(error) = inspect::write_stats(folder, &outcome.json) {
+        outcome.print(global)?;
+        return Err(error);
+    }
+    Ok(outcome)
 }
 
-fn run_summary(global: &Global, folder: &Path) -> Result<bool> {
+fn run_summary(folder: &Path) -> Result<Outcome> {
     let stages = summary::count(folder)?;
-    print(global, &summary::to_json(&stages), || summary::table(&stages))?;
-    Ok(true)
+    Ok(Outcome { json: summary::to_json(&stages), text: summary::table(&stages), sound: true })
 }
 
-fn run_demo(global: &Global, folder: &Path) -> Result<bool> {
+fn run_demo(global: &Global, folder: &Path) -> Result<Outcome> {
     demo::write(folder)?;
     tracing::info!("Made a corpus of six stages in {}", show(folder));
+    let output = folder.join("export");
     let args = ExportArgs {
         input_dir: Some(folder.join("classified")),
-        output_dir: Some(folder.join("export")),
-        set: vec!["metadata.source=demo".into(), format!("metadata.curation_date={}", demo::DATE)],
+        output_dir: Some(output.clone()),
+        set: vec!["metadata.source=demo".into()],
         ..ExportArgs::default()
     };
-    let config = ExportConfig::new(args, demo::DATE)?;
-    step(global, "colophon export");
-    export_and_print(global, &config)?;
-    step(global, "colophon validate");
-    let passed = run_validate(global, &[folder.join("export")], &RunArgs::default())?;
-    step(global, "colophon summary");
-    run_summary(global, folder)?;
-    Ok(passed)
+    let export = export(global, &ExportConfig::new(args, demo::DATE)?)?;
+    let validation = run_validate(global, &[output], &RunArgs::default())?;
+    let summary = run_summary(folder)?;
+    let shown = show(folder);
+    Ok(Outcome {
+        text: format!(
+            "$ colophon export --input-dir {shown}/classified --output-dir {shown}/export\n{}\n\
+             $ colophon validate {shown}/export\n{}\n$ colophon summary {shown}\n{}",
+            export.text, validation.text, summary.text
+        ),
+        json: json!({ "export": export.json, "validate": validation.json, "summary": summary.json }),
+        sound: validation.sound,
+    })
 }
 
-/// A heading between the steps of the demo.
-fn step(global: &Global, command: &str) {
-    if !global.json {
-        let _ = writeln!(std::io::stdout(), "\n$ {command} …");
-    }
-}
-
-fn run_devices(global: &Global) -> Result<bool> {
+fn run_devices() -> Outcome {
     let found = devices::measure();
-    print(global, &devices::to_json(&found), || devices::table(&found))?;
-    Ok(true)
+    Outcome { json: devices::to_json(&found), text: devices::table(&found), sound: true }
 }
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
-}
-
-/// Prints a result to standard output.
-fn print(global: &Global, json: &Value, text: impl FnOnce() -> String) -> Result<()> {
-    let text = if global.json { pretty(json) } else { text() };
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough: no failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Error::io(Path::new("standard output"), "write", &error)),
-    }
 }

@@ -6,7 +6,7 @@
 use crate::domain::decimal::Fraction;
 use crate::domain::schema::{self, Constant, Field, Schema};
 use crate::domain::split::Splits;
-use crate::error::{Context, Error, Result, show};
+use crate::error::{Error, Result, show};
 use crate::write::output::Compression;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 use serde::de::{Deserializer, Error as _};
@@ -78,6 +78,7 @@ pub struct ExportArgs {
 
     /// Constants (job file only).
     #[arg(skip)]
+    #[serde(deserialize_with = "constants")]
     pub constants: Option<Map<String, Value>>,
 
     /// Whether the constants of the default schema are written (job file only) [default: true].
@@ -135,11 +136,37 @@ pub enum Device {
     Cuda,
 }
 
+/// Constants as JSON: dates as text; what JSON cannot say is refused.
+fn constants<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Map<String, Value>>, D::Error> {
+    fn json(key: &str, value: &toml::Value) -> std::result::Result<Value, String> {
+        Ok(match value {
+            toml::Value::String(text) => text.clone().into(),
+            toml::Value::Integer(number) => (*number).into(),
+            toml::Value::Float(number) if !number.is_finite() => return Err(format!("'{key}' is no number in JSON")),
+            toml::Value::Float(number) => (*number).into(),
+            toml::Value::Boolean(truth) => (*truth).into(),
+            toml::Value::Datetime(date) => date.to_string().into(),
+            toml::Value::Array(values) => values.iter().map(|v| json(key, v)).collect::<std::result::Result<_, _>>()?,
+            toml::Value::Table(table) => {
+                let member = |(k, v): (&String, &toml::Value)| Ok((k.clone(), json(k, v)?));
+                Value::Object(table.iter().map(member).collect::<std::result::Result<_, String>>()?)
+            }
+        })
+    }
+    let table = toml::Value::Table(toml::Table::deserialize(from)?);
+    match json("constants", &table).map_err(D::Error::custom)? {
+        Value::Object(map) => Ok(Some(map)),
+        _ => Ok(None),
+    }
+}
+
 /// A list or number in a job file, where the command line has text: `[0.95, 0.05]` for `0.95,0.05`.
 fn list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
     fn text<E: serde::de::Error>(value: &Value) -> std::result::Result<String, E> {
         match value {
             Value::String(text) => Ok(text.clone()),
+            // Without an exponent, as a person would write it.
+            Value::Number(number) if number.is_f64() => Ok(number.as_f64().unwrap_or_default().to_string()),
             Value::Number(number) => Ok(number.to_string()),
             Value::Array(values) => Ok(values.iter().map(text).collect::<std::result::Result<Vec<_>, E>>()?.join(",")),
             _ => Err(E::custom("expected text, a number or a list of them")),
@@ -160,7 +187,8 @@ impl ExportArgs {
             split_names: self.split_names.or(file.split_names),
             split_method: self.split_method.or(file.split_method),
             seed: self.seed.or(file.seed),
-            set: if self.set.is_empty() { file.set } else { self.set },
+            // Each sets what it names; where both name one path, the later wins.
+            set: [file.set, self.set].concat(),
             max_reject_ratio: self.max_reject_ratio.or(file.max_reject_ratio),
             shard_size: self.shard_size.or(file.shard_size),
             compress: self.compress.or(file.compress),
@@ -181,7 +209,8 @@ impl ExportArgs {
     /// # Errors
     /// If it cannot be read, is not TOML, or has a key that is not known.
     pub fn from_file(path: &Path) -> Result<ExportArgs> {
-        let text = std::fs::read_to_string(path).context(path, "read the job file")?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::Usage(format!("{}: could not read the job file: {e}", show(path))))?;
         let usage = |message: &str| Error::Usage(format!("{}: {}", show(path), message.trim_end()));
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e.to_string()))?;
         check_keys(&table).map_err(|(key, message)| match line_of(&text, &key) {
@@ -257,6 +286,9 @@ pub struct RunConfig {
     pub chunk_size: usize,
 }
 
+/// The most worker threads.
+const MAX_THREADS: usize = 512;
+
 impl RunArgs {
     /// Checks the options and fills in defaults.
     ///
@@ -265,6 +297,9 @@ impl RunArgs {
     pub fn check(&self) -> Result<RunConfig> {
         let threads = match self.threads {
             Some(0) => return Err(Error::Usage("--threads 0: at least one thread is needed".into())),
+            Some(threads) if threads > MAX_THREADS => {
+                return Err(Error::Usage(format!("--threads {threads}: {MAX_THREADS} is the most")));
+            }
             Some(threads) => threads,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
@@ -402,7 +437,12 @@ pub fn known_variables(command: &clap::Command) -> Vec<String> {
 /// What clap says, help and version included.
 pub fn parse<T: CommandFactory + FromArgMatches>() -> std::result::Result<T, clap::Error> {
     // Each option's variable follows from its name; saying so once keeps the help readable.
-    let terse = |command: clap::Command| command.mut_args(|arg| arg.hide_env(true)).after_help(ENVIRONMENT);
+    // An empty variable is one that is not set: manifests often leave them so.
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|v| v.is_empty()));
+    let option =
+        |arg: clap::Arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg.hide_env(true) };
+    let terse = |command: clap::Command| command.mut_args(option).after_help(ENVIRONMENT);
     let command = terse(T::command()).mut_subcommands(terse);
     T::from_arg_matches(&command.try_get_matches()?)
 }

@@ -23,7 +23,7 @@ pub enum Error {
         remedy: String,
     },
     /// A signal asked to stop. Status 128 + its number.
-    #[error("stopped by {}; the output folder is as it was", signal_name(*.0))]
+    #[error("stopped by {}; nothing was changed", signal_name(*.0))]
     Stopped(i32),
 }
 
@@ -81,17 +81,26 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// A path for people and for JSON: bytes that are not UTF-8 as `\xNN`, so that no two paths look
-/// the same.
+/// A path for people and for JSON: bytes that are not UTF-8, control characters and backslashes as
+/// `\xNN`, so that no two paths look the same and none does something to a terminal.
 pub fn show(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     path.as_os_str().as_bytes().utf8_chunks().fold(String::new(), |mut shown, chunk| {
-        shown.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            shown.push_str(&format!("\\x{byte:02X}"));
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '\\' {
+                let mut bytes = [0; 4];
+                shown.extend(c.encode_utf8(&mut bytes).bytes().map(escaped));
+            } else {
+                shown.push(c);
+            }
         }
+        shown.extend(chunk.invalid().iter().copied().map(escaped));
         shown
     })
+}
+
+fn escaped(byte: u8) -> String {
+    format!("\\x{byte:02X}")
 }
 
 /// Adds the path and the intention to I/O errors.

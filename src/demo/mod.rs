@@ -10,8 +10,9 @@ pub use corpus::{DemoFile, files};
 
 /// The date of the demo's export, fixed so that its bytes are always the same.
 pub const DATE: &str = "2024-01-15";
-/// The stages' folders; these and `export` are all that a demo's folder may hold.
-const FOLDERS: [&str; 7] = ["raw", "extracted", "exact-deduped", "fuzzy-deduped", "filtered", "classified", "export"];
+/// Marks a folder as a demo's, which the next demo may write over. The stages have the names that a
+/// real pipeline's have, so names alone prove nothing.
+const MARKER: &str = ".colophon-demo";
 
 /// Writes the six stages below a folder.
 ///
@@ -19,18 +20,13 @@ const FOLDERS: [&str; 7] = ["raw", "extracted", "exact-deduped", "fuzzy-deduped"
 /// If the folder holds anything but an earlier demo, or cannot be written.
 pub fn write(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).context(folder, "make the folder")?;
-    for entry in fs::read_dir(folder).context(folder, "read the folder")? {
-        let entry = entry.context(folder, "read the folder")?;
-        if !FOLDERS.iter().any(|name| entry.file_name() == *name)
-            && !entry.file_name().as_encoded_bytes().starts_with(b".")
-        {
-            let name = crate::error::show(Path::new(&entry.file_name()));
-            let folder = crate::error::show(folder);
-            return Err(Error::Usage(format!(
-                "{folder} holds '{name}', which is not the demo's: choose a new or empty folder"
-            )));
-        }
+    let marker = folder.join(MARKER);
+    let is_empty = fs::read_dir(folder).context(folder, "read the folder")?.next().is_none();
+    if !is_empty && !marker.exists() {
+        let folder = crate::error::show(folder);
+        return Err(Error::Usage(format!("{folder} is not empty and not an earlier demo's: choose a new folder")));
     }
+    fs::write(&marker, "This folder is written by colophon demo.\n").context(&marker, "write")?;
     for file in files() {
         let path = folder.join(&file.path);
         if let Some(parent) = path.parent() {

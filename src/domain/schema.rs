@@ -229,11 +229,13 @@ pub struct Key {
     bytes: Box<[u8]>,
     /// The first eight bytes, filled up with zeros.
     head: u64,
+    /// Whether the key can stand in JSON as it is. One with a backslash cannot.
+    plain: bool,
 }
 
 impl Key {
     fn new(key: &str) -> Key {
-        Key { bytes: key.as_bytes().into(), head: Key::head(key.as_bytes()) }
+        Key { bytes: key.as_bytes().into(), head: Key::head(key.as_bytes()), plain: !key.contains('\\') }
     }
 
     /// The first eight bytes of a key.
@@ -245,10 +247,13 @@ impl Key {
         u64::from_le_bytes(head)
     }
 
-    /// Whether this is the key `other`, whose head is `head`.
+    /// Whether this is the key that stands in JSON as `other`, without escapes; `head` is its head.
     #[inline(always)]
     pub fn is(&self, other: &[u8], head: u64) -> bool {
-        self.head == head && self.bytes.len() == other.len() && (other.len() <= 8 || *self.bytes == *other)
+        self.plain
+            && self.head == head
+            && self.bytes.len() == other.len()
+            && (other.len() <= 8 || *self.bytes == *other)
     }
 
     /// The key's bytes.

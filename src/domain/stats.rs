@@ -8,7 +8,7 @@ use super::ledger::{Ledger, Rejects};
 use super::row::{Row, Span};
 use super::schema::Schema;
 use super::sum::ExactSum;
-use crate::scan::reference::Decoder;
+use crate::scan::reference::{Decoder, member};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -51,6 +51,8 @@ pub struct Described {
 
 enum Origin {
     Source(usize),
+    /// A member, by its path, of an object that is mapped as a whole.
+    Within(usize, Vec<String>),
     /// The same for all documents, as JSON.
     Constant(Vec<u8>),
     Nowhere,
@@ -62,7 +64,7 @@ impl Described {
         let origin = |path: &str| match (schema.source_to(path), schema.constants().iter().find(|c| c.to == path)) {
             (Some(source), _) => Origin::Source(source),
             (None, Some(constant)) => Origin::Constant(constant.value.to_string().into_bytes()),
-            (None, None) => Origin::Nowhere,
+            (None, None) => Origin::within(schema, path),
         };
         Described {
             domain: origin("metadata.domain"),
@@ -73,9 +75,23 @@ impl Described {
 }
 
 impl Origin {
+    /// For `metadata.domain`, where `metadata` itself is mapped, or else nowhere.
+    fn within(schema: &Schema, path: &str) -> Origin {
+        let steps: Vec<&str> = path.split('.').collect();
+        let mapped = |len: &usize| schema.source_to(&steps[..*len].join(".")).is_some();
+        let Some(len) = (1..steps.len()).find(mapped) else { return Origin::Nowhere };
+        let rest = steps[len..].iter().map(ToString::to_string).collect();
+        schema.source_to(&steps[..len].join(".")).map_or(Origin::Nowhere, |source| Origin::Within(source, rest))
+    }
+
     fn value<'a>(&'a self, line: &'a [u8], spans: &[Span]) -> Option<&'a [u8]> {
         match self {
             Origin::Source(source) => Some(spans[*source]).filter(|s| !s.is_absent()).map(|s| s.of(line)),
+            Origin::Within(source, steps) => {
+                let whole = Some(spans[*source]).filter(|s| !s.is_absent()).map(|s| s.of(line))?;
+                let value = steps.iter().try_fold(whole, |value, step| member(value, step))?;
+                Some(value).filter(|value| *value != b"null")
+            }
             Origin::Constant(json) => Some(json),
             Origin::Nowhere => None,
         }

@@ -45,6 +45,12 @@ impl Chunk {
         }
     }
 
+    /// Whether the chunk is one line that has more bytes than a row can count. (Chunks of several
+    /// lines are far smaller: see [`Cutter::new`].)
+    pub fn is_too_long_for_rows(&self) -> bool {
+        u32::try_from(self.len()).is_err()
+    }
+
     /// To be called when the bytes have been used: fails if they may have changed meanwhile.
     ///
     /// # Errors
@@ -80,7 +86,8 @@ enum Source {
 }
 
 impl Cutter {
-    /// Cuts shards into chunks of at most `size` bytes (more only for a line that is longer).
+    /// Cuts shards into chunks of at most `size` bytes, or half as much again from a compressed
+    /// shard; more only for a line that is longer. `size` is to be at most 1 GiB.
     pub fn new(shards: Arc<[Shard]>, size: usize) -> Cutter {
         Cutter { shards, size: size.max(1), sequence: 0, next_shard: 0, open: None }
     }

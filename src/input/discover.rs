@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// How a file's bytes are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub fn discover(input: &Path, except: Option<&Path>) -> Result<Vec<Shard>> {
         Err(error) => return Err(Error::io(input, "read the input", &error)),
     }
     search.found.sort_by(|a, b| a.name.as_os_str().as_bytes().cmp(b.name.as_os_str().as_bytes()));
+    // A glob may match a folder and the files in it.
+    search.found.dedup_by(|a, b| a.name == b.name);
     Ok(search.found)
 }
 
@@ -147,6 +149,9 @@ impl Search {
         for path in glob::glob(text).map_err(|e| bad(&e))? {
             let path = path.map_err(|e| Error::io(e.path(), "read the input", e.error()))?;
             let name = path.strip_prefix(&base).unwrap_or(&path).to_owned();
+            if name.components().any(|part| matches!(part, Component::ParentDir)) {
+                return Err(bad(&"'..' may not follow a wildcard"));
+            }
             if name.components().any(|part| is_hidden(Path::new(&part))) {
                 continue;
             }

@@ -7,7 +7,7 @@ use memmap2::Mmap;
 use rustix::mm::Advice;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A mapped file that knows whether it is still what it was when it was opened.
 pub struct Mapping {
@@ -25,6 +25,14 @@ impl Mapping {
         let path = shard.path.clone();
         let file = File::open(&path).context(&path, "open the shard")?;
         let opened = file.metadata().context(&path, "read the shard")?;
+        if opened.len() != shard.bytes {
+            return Err(changed(
+                &path,
+                if opened.len() < shard.bytes { "shrank" } else { "grew" },
+                shard.bytes,
+                opened.len(),
+            ));
+        }
         let map = if opened.len() == 0 {
             None
         } else {
@@ -69,9 +77,12 @@ impl Mapping {
         if !hit && stamp(&now) == stamp(&self.opened) {
             return Ok(());
         }
-        let how = if hit || now.len() < self.opened.len() { "shrank" } else { "changed" };
-        let cause =
-            format!("the shard {how} while it was read ({} bytes before, {} now)", self.opened.len(), now.len());
-        Err(Error::environment(&self.path, cause, "run again when nothing writes to it"))
+        let how = if now.len() < self.opened.len() { "shrank" } else { "changed or could not be read" };
+        Err(changed(&self.path, how, self.opened.len(), now.len()))
     }
+}
+
+fn changed(path: &Path, how: &str, before: u64, now: u64) -> Error {
+    let cause = format!("the shard {how} while it was read ({before} bytes before, {now} now)");
+    Error::environment(path, cause, "run again when nothing writes to it")
 }

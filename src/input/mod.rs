@@ -8,3 +8,4 @@ mod streamed;
 
 pub use chunk::{Chunk, Cutter};
 pub use discover::{Encoding, Shard, discover};
+pub use streamed::unpacked;

@@ -4,12 +4,29 @@ use super::discover::{Encoding, Shard};
 use crate::error::{Context, Error, Result};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes read from the file at a time.
 const READ: usize = 256 << 10;
 /// The largest window that a Zstandard frame may ask for: 2 GiB, all that the format's tools make.
 const ZSTD_WINDOW_LOG: u32 = 31;
+
+/// The bytes of a file, unpacked.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn unpacked(path: &Path, encoding: Encoding) -> io::Result<Box<dyn Read + Send>> {
+    let packed = BufReader::with_capacity(READ, File::open(path)?);
+    Ok(match encoding {
+        Encoding::Plain => Box::new(packed),
+        Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
+        Encoding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(decoder)
+        }
+    })
+}
 
 /// The unpacked bytes of a shard, one part after the other.
 pub struct Stream {
@@ -24,17 +41,7 @@ impl Stream {
     /// Opens a packed shard.
     pub fn open(shard: &Shard) -> Result<Stream> {
         let path = shard.path.clone();
-        let file = File::open(&path).context(&path, "open the shard")?;
-        let packed = BufReader::with_capacity(READ, file);
-        let decoder: Box<dyn Read + Send> = match shard.encoding {
-            Encoding::Plain => Box::new(packed),
-            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
-            Encoding::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).context(&path, "read the shard")?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).context(&path, "read the shard")?;
-                Box::new(decoder)
-            }
-        };
+        let decoder = unpacked(&path, shard.encoding).context(&path, "open the shard")?;
         Ok(Stream { path, decoder, rest: Vec::new(), ended: false })
     }
 

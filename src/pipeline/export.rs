@@ -5,7 +5,7 @@ use super::stop::Stop;
 use crate::config::{Device, ExportConfig, RunConfig};
 use crate::domain::ledger::{Ledger, Rejects};
 use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles};
-use crate::domain::reason::{MAX_LINE_BYTES, Reason};
+use crate::domain::reason::Reason;
 use crate::domain::row::{Rows, Verdict};
 use crate::domain::stats::{Described, Stats};
 use crate::error::{Context, Error, Result, show};
@@ -15,14 +15,12 @@ use crate::scan::{self, ScanJob, Scanner, detail};
 use crate::write::line::LineWriter;
 use crate::write::output::{FileRecord, Lines, Outputs, hex};
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject};
-use crate::write::stage::{MANIFEST, Stage};
+use crate::write::stage::{MANIFEST, STATS, Stage};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The statistics' file name.
-pub const STATS: &str = "dataset_stats.json";
 /// Bytes that may wait to be hashed and written before no new chunk is taken, for each worker.
 const BACKLOG: usize = 8 << 20;
 
@@ -313,7 +311,7 @@ impl<'a> Export<'a> {
                     let before = lines.bytes.len();
                     self.line.write(line, spans, &mut lines.bytes);
                     let bytes = (lines.bytes.len() - before) as u64;
-                    lines.ends.push(u32::try_from(lines.bytes.len()).expect("a chunk's lines are below 4 GiB"));
+                    lines.ends.push(lines.bytes.len());
                     tally.ledger.exported += 1;
                     tally.stats.add(split, row, line, spans, bytes, &self.described);
                 }
@@ -355,7 +353,7 @@ impl Work for Export<'_> {
         let mut done =
             Done { shard: chunk.shard, lines: 0, splits: splits.collect(), rejects: Vec::new(), chunk: None };
         let (documents, rejected) = (local.tally.ledger.exported, local.tally.ledger.rejected);
-        if chunk.len() > MAX_LINE_BYTES + 1 {
+        if chunk.is_too_long_for_rows() {
             self.long_line(&chunk, &mut local.tally, &mut done);
         } else {
             let failed =

@@ -1,12 +1,11 @@
 //! `validate` and `stats`: steps 5 and 6 of the workshop, on files that are already there.
 
-use super::export::STATS;
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::RunConfig;
 use crate::domain::ledger::{Ledger, Rejects};
 use crate::domain::manifest::Manifest;
-use crate::domain::reason::{MAX_LINE_BYTES, Reason};
+use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::schema::{Field, FieldType, METADATA, Schema, TEXT};
 use crate::domain::stats::{Described, Stats};
@@ -14,7 +13,7 @@ use crate::error::{Context, Error, Result, show};
 use crate::input::{Chunk, Cutter, Encoding, Shard, discover};
 use crate::scan::reference::{Decoder, Judgement, judge, locate, member};
 use crate::scan::{ScanJob, Scanner};
-use crate::write::stage::MANIFEST;
+use crate::write::stage::{self, MANIFEST, STATS};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +39,7 @@ pub struct Group {
 /// If something cannot be read, or there is nothing.
 pub fn groups(path: &Path) -> Result<Vec<Group>> {
     let meta = fs::metadata(path).context(path, "read")?;
+    stage::refuse_interrupted(path)?;
     if !meta.is_dir() {
         let files: Arc<[Shard]> = discover(path, None)?.into();
         let name = files.first().map(|shard| split_name(&shard.name)).unwrap_or_default();
@@ -66,13 +66,13 @@ pub fn groups(path: &Path) -> Result<Vec<Group>> {
 /// The manifest of a folder, if it has one.
 ///
 /// # Errors
-/// If it is there but cannot be understood.
+/// If it is there but cannot be read.
 pub fn read_manifest(folder: &Path) -> Result<Option<Manifest>> {
     let path = folder.join(MANIFEST);
     match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|e| Error::Gate(format!("{}: not a manifest of colophon: {e}", show(&path)))),
+        Ok(text) => Ok(serde_json::from_slice(&text)
+            .inspect_err(|e| tracing::warn!("{}: not a manifest of colophon, so not heeded: {e}", show(&path)))
+            .ok()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(&path, "read", &error)),
     }
@@ -259,7 +259,7 @@ impl Work for Validate<'_> {
                 continue;
             }
             local.documents += 1;
-            let line = if chunk.len() > MAX_LINE_BYTES + 1 { &chunk[..] } else { row.line(&chunk) };
+            let line = if chunk.is_too_long_for_rows() { &chunk[..] } else { row.line(&chunk) };
             let (found, chars) = self.line(row, spans, line);
             if let Some(chars) = chars {
                 local.lengths.add(chars);
@@ -312,6 +312,9 @@ impl Validate<'_> {
 
     /// As in the workshop, a text with U+0000 is measured all the same, and its metadata looked at.
     fn null_bytes(&self, line: &[u8]) -> (Vec<String>, Option<u64>) {
+        if line.contains(&0) {
+            return (vec!["Invalid JSON".into()], None);
+        }
         let mut errors = vec!["Contains null bytes".to_owned()];
         let text = locate(line, &self.schema).and_then(|values| values[self.schema.text_source()].clone());
         let chars = text.map(|text| Decoder::new(&line[text]).count() as u64);
@@ -361,7 +364,7 @@ fn python_type_error(value: &[u8]) -> String {
 
 /// Scans a chunk; a line too long for a row gets one all the same, without a length.
 fn scan_rows(scanner: &dyn Scanner, chunk: &Chunk, job: &ScanJob, rows: &mut Rows) -> Result<()> {
-    if chunk.len() <= MAX_LINE_BYTES + 1 {
+    if !chunk.is_too_long_for_rows() {
         let failed = |e: crate::scan::DeviceError| Error::Environment {
             subject: e.device,
             cause: e.cause,
@@ -383,10 +386,28 @@ fn scan_rows(scanner: &dyn Scanner, chunk: &Chunk, job: &ScanJob, rows: &mut Row
 /// The ledger and the rejects of an export cannot be counted from its output; where the folder has
 /// them, they are kept. So the statistics of an untouched export come out as they were.
 ///
+/// Also says how many lines were no documents.
+///
 /// # Errors
 /// If the files cannot be read.
-pub fn stats(folder: &Path, scanner: &dyn Scanner, run: &RunConfig, progress: &Progress, stop: &Stop) -> Result<Value> {
-    let groups: Vec<Group> = groups(folder)?.into_iter().filter(|group| group.files.is_some()).collect();
+pub fn stats(
+    folder: &Path,
+    scanner: &dyn Scanner,
+    run: &RunConfig,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<(Value, u64)> {
+    let groups = groups(folder)?;
+    let has_manifest = read_manifest(folder)?.is_some();
+    if let (true, Some(lost)) = (has_manifest, groups.iter().find(|group| group.files.is_none())) {
+        let folder = show(folder);
+        return Err(Error::Gate(format!(
+            "{folder}: the split '{}' is not there whole, though the manifest names it",
+            lost.name
+        )));
+    }
+    // Without a manifest a split that is missing is passed over, as in the workshop.
+    let groups: Vec<Group> = groups.into_iter().filter(|group| group.files.is_some()).collect();
     let paths = ["metadata.domain", "metadata.quality_score", "metadata.word_count"];
     let schema = schema(&paths.map(|path| (path, path)));
     let described = Described::new(&schema);
@@ -405,12 +426,12 @@ pub fn stats(folder: &Path, scanner: &dyn Scanner, run: &RunConfig, progress: &P
     let names: Vec<String> = groups.into_iter().map(|group| group.name).collect();
     let mut value = stats.to_json(&names, &ledger, &rejects);
     let earlier = fs::read(folder.join(STATS)).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-    if let (true, Some(earlier)) = (folder.join(MANIFEST).exists(), earlier) {
+    if let (true, Some(earlier)) = (has_manifest, earlier) {
         for key in ["ledger", "rejects"].into_iter().filter(|key| earlier.get(key).is_some()) {
             value[key] = earlier[key].clone();
         }
     }
-    Ok(value)
+    Ok((value, ledger.rejected))
 }
 
 /// Writes the statistics into their folder, at once.

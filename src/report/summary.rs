@@ -1,10 +1,10 @@
 //! Step 9 of the workshop: how many documents each stage left.
 
 use crate::error::{Context, Result};
-use crate::input::Encoding;
+use crate::input::{Encoding, unpacked};
 use serde_json::{Value, json};
-use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 /// Name, folder and description of each stage, as in the workshop.
@@ -61,12 +61,7 @@ fn lines_in_folder(folder: &Path) -> Result<u64> {
 
 /// Lines of a file; the last line feed may be missing.
 fn lines_in_file(path: &Path, encoding: Encoding) -> std::io::Result<u64> {
-    let file = BufReader::with_capacity(256 << 10, File::open(path)?);
-    let mut bytes: Box<dyn Read> = match encoding {
-        Encoding::Plain => Box::new(file),
-        Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        Encoding::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
-    };
+    let mut bytes = unpacked(path, encoding)?;
     let mut buffer = vec![0; 256 << 10];
     let (mut lines, mut last) = (0, b'\n');
     loop {

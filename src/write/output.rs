@@ -9,7 +9,7 @@
 
 use crate::error::{Context, Result};
 use sha2::{Digest, Sha256};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -58,7 +58,7 @@ pub struct Lines {
     /// The lines, each with its line feed.
     pub bytes: Vec<u8>,
     /// Where each line ends in `bytes`.
-    pub ends: Vec<u32>,
+    pub ends: Vec<usize>,
 }
 
 /// A finished file.
@@ -85,10 +85,17 @@ pub struct Outputs {
     state: Mutex<State>,
 }
 
+/// Stands for the file of a split that has none yet.
+const NO_FILE: usize = usize::MAX;
+
 struct State {
     files: Vec<OutputFile>,
     /// For each split, the index of the file that takes its lines.
     current: Vec<usize>,
+    /// Whether blocks are compressed.
+    pack: bool,
+    /// Files with blocks that are not done.
+    active: BTreeSet<usize>,
     /// Bytes in blocks that are not done.
     queued: usize,
     spare: Vec<Vec<u8>>,
@@ -97,6 +104,8 @@ struct State {
 struct OutputFile {
     split: usize,
     path: PathBuf,
+    /// Whether no more lines will come.
+    is_full: bool,
     documents: u64,
     /// Bytes of lines.
     line_bytes: u64,
@@ -116,7 +125,8 @@ struct Lane<T> {
 }
 
 struct Writer {
-    file: File,
+    /// Closed as soon as all is written: there may be more files than may be open.
+    file: Option<File>,
     written: u64,
 }
 
@@ -174,7 +184,9 @@ impl Outputs {
         compression: Option<Compression>,
         shard_size: Option<u64>,
     ) -> Result<Outputs> {
-        let state = State { files: Vec::new(), current: vec![0; splits], queued: 0, spare: Vec::new() };
+        let current = vec![NO_FILE; splits];
+        let pack = compression.is_some();
+        let state = State { files: Vec::new(), current, pack, active: BTreeSet::new(), queued: 0, spare: Vec::new() };
         let outputs = Outputs { folder: folder.into(), compression, shard_size, state: Mutex::new(state) };
         {
             let mut state = outputs.lock();
@@ -210,15 +222,15 @@ impl Outputs {
         let mut state = self.lock();
         while first < lines.ends.len() {
             let room = state.room(split, self.shard_size);
-            let fitting = lines.ends[first..].partition_point(|end| *end as usize - from <= room);
+            let fitting = lines.ends[first..].partition_point(|end| *end - from <= room);
             // A line longer than a whole file gets one of its own.
             let take = if fitting == 0 && state.current_file(split).documents == 0 { 1 } else { fitting };
             if take == 0 {
                 self.next_file(&mut state, split)?;
                 continue;
             }
-            let to = lines.ends[first + take - 1] as usize;
-            state.push(split, &bytes, from..to, take as u64, self.compression.is_some());
+            let to = lines.ends[first + take - 1];
+            state.push(split, &bytes, from..to, take as u64);
             (from, first) = (to, first + take);
         }
         state.reuse(bytes);
@@ -233,13 +245,14 @@ impl Outputs {
         state.files.push(OutputFile {
             split,
             path,
+            is_full: false,
             documents: 0,
             line_bytes: 0,
             pending: Vec::new(),
             blocks: VecDeque::new(),
             gone: 0,
             hash: Lane { next: 0, tool: Some(Sha256::new()) },
-            write: Lane { next: 0, tool: Some(Writer { file, written: 0 }) },
+            write: Lane { next: 0, tool: Some(Writer { file: Some(file), written: 0 }) },
         });
         Ok(())
     }
@@ -255,8 +268,9 @@ impl Outputs {
     /// The most urgent job there is, if any.
     pub fn pick(&self) -> Option<Job> {
         let mut state = self.lock();
-        state.files.iter_mut().enumerate().find_map(|(file, output)| {
-            let (block, work) = output.pick()?;
+        let State { files, active, .. } = &mut *state;
+        active.iter().find_map(|&file| {
+            let (block, work) = files[file].pick()?;
             Some(Job { file, block, work })
         })
     }
@@ -283,7 +297,7 @@ impl Outputs {
                 state.done(file, block, part, |block| block.hashed = true);
             }
             Work::Write(mut writer, part) => {
-                let result = writer.file.write_all(part.bytes());
+                let result = writer.file.as_mut().map_or(Ok(()), |file| file.write_all(part.bytes()));
                 let mut state = self.lock();
                 result.context(&state.files[file].path, "write")?;
                 writer.written += part.range.len() as u64;
@@ -333,13 +347,15 @@ impl State {
         shard_size.map_or(usize::MAX, |size| usize::try_from(size.saturating_sub(taken)).unwrap_or(usize::MAX))
     }
 
-    fn push(&mut self, split: usize, bytes: &Arc<Vec<u8>>, range: Range<usize>, documents: u64, pack: bool) {
+    fn push(&mut self, split: usize, bytes: &Arc<Vec<u8>>, range: Range<usize>, documents: u64) {
+        let (pack, index) = (self.pack, self.current[split]);
         let file = self.current_file(split);
         file.documents += documents;
         file.line_bytes += range.len() as u64;
         let size = range.len();
         if !pack {
             file.blocks.push_back(Block::new(BlockState::Ready(Part { buffer: Arc::clone(bytes), range }), size));
+            self.active.insert(index);
             self.queued += size;
             return;
         }
@@ -356,20 +372,26 @@ impl State {
                 queued += COMPRESSION_BLOCK;
             }
         }
+        if queued > 0 {
+            self.active.insert(index);
+        }
         self.queued += queued;
     }
 
     fn finish_pending(&mut self, split: usize) {
-        if self.files.is_empty() {
-            return;
-        }
-        let file = self.current_file(split);
-        if !file.pending.is_empty() {
+        let (pack, index) = (self.pack, self.current[split]);
+        let Some(file) = self.files.get_mut(index) else { return };
+        // A packed file needs a frame even if there is nothing in it: no bytes are no packed data.
+        let is_void = pack && file.gone == 0 && file.blocks.is_empty();
+        if is_void || !file.pending.is_empty() {
             let block = std::mem::take(&mut file.pending);
             let size = block.len();
             file.blocks.push_back(Block::new(BlockState::Raw(block), size));
+            self.active.insert(index);
             self.queued += size;
         }
+        file.is_full = true;
+        file.close_if_done();
     }
 
     /// Notes that a block was hashed or written, and lets go of those that are both.
@@ -380,6 +402,10 @@ impl State {
             let block = output.blocks.pop_front();
             output.gone += 1;
             self.queued -= block.map_or(0, |block| block.size);
+        }
+        if output.blocks.is_empty() {
+            self.active.remove(&file);
+            output.close_if_done();
         }
         self.reuse(part.buffer);
     }
@@ -422,6 +448,15 @@ impl OutputFile {
         match std::mem::replace(&mut self.blocks[at].state, BlockState::Taken) {
             BlockState::Raw(raw) => Some((self.gone + at, Work::Pack(raw))),
             _ => None,
+        }
+    }
+
+    fn close_if_done(&mut self) {
+        if self.is_full
+            && self.blocks.is_empty()
+            && let Some(writer) = &mut self.write.tool
+        {
+            writer.file = None;
         }
     }
 

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 /// The folder's name.
 pub const FOLDER: &str = "quarantine";
 const INDEX: &str = "index.jsonl";
+/// Where the lines of a shard of that name go; no shard's name ends so.
+const INDEX_SHARD: &str = "index.jsonl.rejected";
 
 /// One rejected line.
 pub struct Reject<'a> {
@@ -128,11 +130,12 @@ enum Packer {
 
 impl Packer {
     fn create(folder: &Path, shard: &Shard) -> Result<Packer> {
-        let mut path = folder.join(&shard.name);
-        if shard.name == Path::new(INDEX) {
-            // No shard can have this name, as none ends so.
-            path.set_file_name("index.jsonl.rejected");
-        }
+        // A shard, or a folder of shards, may have the index's name.
+        let path = match shard.name.strip_prefix(INDEX) {
+            Ok(rest) if rest.as_os_str().is_empty() => folder.join(INDEX_SHARD),
+            Ok(rest) => folder.join(INDEX_SHARD).join(rest),
+            Err(_) => folder.join(&shard.name),
+        };
         let file = Hashing::create(&path)?;
         Ok(match shard.encoding {
             Encoding::Plain => Packer::Plain(file),

@@ -8,7 +8,9 @@
 //! Where that is impossible (the output folder is a mount point, its parent is not writable, the file
 //! system cannot exchange, or the folder holds files that are not the export's), the stage lies within
 //! the output folder, and the files are moved into place one by one, after a journal that lists the
-//! moves. A run that dies between two moves is finished by the next one from the journal.
+//! moves. A run that dies between two moves is finished by the next one from the journal; until then
+//! there is no manifest, and the commands that read exports refuse the folder
+//! ([`refuse_interrupted`]).
 //!
 //! A lock on a file in the output folder keeps two runs apart.
 
@@ -24,8 +26,14 @@ use std::path::{Path, PathBuf};
 const LOCK: &str = ".colophon.lock";
 const STAGE: &str = ".colophon-stage";
 const JOURNAL: &str = ".colophon-commit.json";
+const JOURNAL_DRAFT: &str = ".colophon-commit.draft";
+const PROBE: &str = ".colophon-probe";
+/// What may lie in a folder, left by a run that was killed; the next run sees to it.
+const LEFTOVERS: [&str; 5] = [LOCK, STAGE, JOURNAL, JOURNAL_DRAFT, PROBE];
 /// The manifest's name: it goes last, and names what an export consists of.
 pub const MANIFEST: &str = "manifest.json";
+/// The statistics' name.
+pub const STATS: &str = "dataset_stats.json";
 /// Where a failed gate leaves what there is to look at.
 pub const FAILED: &str = "failed";
 
@@ -51,6 +59,7 @@ impl Stage {
         let output = fs::canonicalize(output).context(output, "find the output folder")?;
         let lock = lock(&output)?;
         recover(&output)?;
+        refuse_foreign_manifest(&output)?;
         for stale in [beside(&output), Some(output.join(STAGE))].into_iter().flatten() {
             remove(&stale)?;
         }
@@ -77,7 +86,9 @@ impl Stage {
     pub fn commit(mut self) -> Result<()> {
         sync_tree(&self.folder)?;
         let earlier = exported_entries(&self.output);
-        let strangers = entries(&self.output)?.into_iter().any(|name| !earlier.contains(&name) && name != LOCK);
+        let strangers = entries(&self.output)?
+            .into_iter()
+            .any(|name| !earlier.contains(&name) && !LEFTOVERS.contains(&name.as_str()));
         if !(self.beside && !strangers && self.exchange()?) {
             self.move_each(&earlier)?;
         }
@@ -92,6 +103,13 @@ impl Stage {
     pub fn commit_as_failed(mut self) -> Result<PathBuf> {
         sync_tree(&self.folder)?;
         let failed = self.output.join(FAILED);
+        if failed.exists() && !is_own_failed(&failed) {
+            return Err(Error::environment(
+                &failed,
+                "holds files that are not colophon's",
+                "move them elsewhere and run again",
+            ));
+        }
         remove(&failed)?;
         fs::rename(&self.folder, &failed).context(&failed, "put the failed run's files")?;
         sync_folder(&self.output)?;
@@ -123,16 +141,19 @@ impl Stage {
     }
 
     fn move_each(&self, earlier: &BTreeSet<String>) -> Result<()> {
-        let mut names: Vec<String> = entries(&self.folder)?.into_iter().collect();
+        let stage = self.output.join(STAGE);
+        if self.beside {
+            fs::rename(&self.folder, &stage).context(&stage, "put the stage")?;
+        }
+        let mut names: Vec<String> = entries(&stage)?.into_iter().collect();
         // The manifest says that an export is whole: the old one goes first, the new one comes last.
         names.sort_by_key(|name| name == MANIFEST);
         let mut removed: Vec<String> = earlier.iter().filter(|name| !names.contains(name)).cloned().collect();
         removed.insert(0, MANIFEST.into());
-        let journal = Journal { stage: self.folder.clone(), names, removed };
         let path = self.output.join(JOURNAL);
-        let draft = self.folder.join(JOURNAL);
-        fs::write(&draft, serde_json::to_vec(&journal).map_err(io::Error::from).context(&path, "write")?)
-            .context(&draft, "write")?;
+        let draft = self.output.join(JOURNAL_DRAFT);
+        let text = serde_json::to_vec(&Journal { names, removed }).map_err(io::Error::from).context(&path, "write")?;
+        fs::write(&draft, text).context(&draft, "write")?;
         File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
         fs::rename(&draft, &path).context(&path, "write")?;
         sync_folder(&self.output)?;
@@ -157,37 +178,46 @@ impl Drop for Stage {
     }
 }
 
-/// The moves that make a stage the output, for a run that dies among them.
+/// The moves that make the stage within a folder its contents, for a run that dies among them.
 #[derive(Serialize, Deserialize)]
 struct Journal {
-    stage: PathBuf,
+    /// Entries of the stage, in the order in which they are moved.
     names: Vec<String>,
+    /// Entries of the folder that disappear.
     removed: Vec<String>,
 }
 
 /// Finishes a commit that was begun, if one was.
 ///
 /// # Errors
-/// If the file system fails.
-pub fn recover(output: &Path) -> Result<()> {
+/// If the file system fails, or what is to be moved is gone.
+fn recover(output: &Path) -> Result<()> {
     let path = output.join(JOURNAL);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io(&path, "read", &error)),
     };
-    let journal: Journal = serde_json::from_slice(&text)
-        .map_err(|e| Error::environment(&path, format!("damaged: {e}"), "remove it and export again"))?;
+    let damaged =
+        |cause: String| Error::environment(&path, cause, "move the folder's files elsewhere and export again");
+    let journal: Journal = serde_json::from_slice(&text).map_err(|e| damaged(format!("damaged: {e}")))?;
+    if let Some(name) = journal.names.iter().chain(&journal.removed).find(|name| !is_plain(name)) {
+        return Err(damaged(format!("damaged: it names '{name}'")));
+    }
+    let stage = output.join(STAGE);
     for name in &journal.removed {
         // The old manifest is removed only as long as the new one is not in its place.
-        if name != MANIFEST || journal.stage.join(MANIFEST).exists() {
+        if name != MANIFEST || stage.join(MANIFEST).exists() {
             remove(&output.join(name))?;
         }
     }
     for name in &journal.names {
-        let (from, to) = (journal.stage.join(name), output.join(name));
+        let (from, to) = (stage.join(name), output.join(name));
         if !from.exists() {
-            continue; // moved already
+            if to.exists() {
+                continue; // moved already
+            }
+            return Err(damaged(format!("'{name}' of an interrupted export is gone")));
         }
         if from.is_dir() {
             remove(&to)?;
@@ -196,7 +226,43 @@ pub fn recover(output: &Path) -> Result<()> {
     }
     sync_folder(output)?;
     fs::remove_file(&path).context(&path, "remove")?;
-    remove(&journal.stage)
+    remove(&stage)
+}
+
+/// Whether a name is that of an entry, and of nothing elsewhere.
+fn is_plain(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains('/')
+}
+
+/// Fails if an export into this folder died while its files were moved into place.
+///
+/// # Errors
+/// [`Error::Environment`] with what to do.
+pub fn refuse_interrupted(folder: &Path) -> Result<()> {
+    if !folder.join(JOURNAL).exists() {
+        return Ok(());
+    }
+    Err(Error::environment(
+        folder,
+        "an export into this folder was interrupted",
+        "run the export again; it finishes that first",
+    ))
+}
+
+/// The export replaces what the manifest names; one that is not its own it must not heed, nor replace.
+fn refuse_foreign_manifest(output: &Path) -> Result<()> {
+    if output.join(MANIFEST).exists() && own_manifest(output).is_none() {
+        let output = show(output);
+        return Err(Error::Usage(format!("{output} holds a {MANIFEST} that is not colophon's: choose another folder")));
+    }
+    Ok(())
+}
+
+/// The folder's manifest, if it is one of this program.
+fn own_manifest(output: &Path) -> Option<serde_json::Value> {
+    let text = fs::read(output.join(MANIFEST)).ok()?;
+    let manifest: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    manifest["generator"].as_str()?.starts_with("colophon ").then_some(manifest)
 }
 
 fn lock(output: &Path) -> Result<File> {
@@ -235,22 +301,35 @@ fn beside(output: &Path) -> Option<PathBuf> {
     Some(output.parent()?.join(name))
 }
 
-/// Makes the stage, beside the output if that is on the same file system, else within it.
+/// Makes the stage: beside the output where the two can change places, else within it.
 fn make_folder(output: &Path) -> Result<(PathBuf, bool)> {
-    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
     if let Some(folder) = beside(output)
-        && folder.parent().and_then(device) == device(output)
         && fs::create_dir(&folder).is_ok()
     {
-        // The stage becomes the output folder, so who may enter it should not change.
-        if let Ok(meta) = fs::metadata(output) {
-            let _ = fs::set_permissions(&folder, meta.permissions());
+        if can_exchange(&folder, output) {
+            return Ok((folder, true));
         }
-        return Ok((folder, true));
+        remove(&folder)?;
     }
     let folder = output.join(STAGE);
     fs::create_dir(&folder).context(&folder, "make the stage")?;
     Ok((folder, false))
+}
+
+/// Whether a stage may take the output folder's place without anybody noticing.
+fn can_exchange(stage: &Path, output: &Path) -> bool {
+    // A shell that stands in the folder would be left in one that is gone.
+    let is_here = std::env::current_dir().is_ok_and(|here| here == output);
+    // The new folder gets owner and permissions of the old one, or else stays where it is.
+    let Ok(meta) = fs::metadata(output) else { return false };
+    let same_owner = std::os::unix::fs::chown(stage, Some(meta.uid()), Some(meta.gid())).is_ok();
+    let same_permissions = fs::set_permissions(stage, meta.permissions()).is_ok();
+    // Mounts of one file system have one device number; only trying tells whether a rename crosses.
+    let (from, to) = (stage.join(PROBE), output.join(PROBE));
+    let same_mount = File::create(&from).is_ok() && fs::rename(&from, &to).is_ok();
+    let _ = fs::remove_file(&from);
+    let _ = fs::remove_file(&to);
+    !is_here && same_owner && same_permissions && same_mount
 }
 
 fn entries(folder: &Path) -> Result<BTreeSet<String>> {
@@ -263,18 +342,23 @@ fn entries(folder: &Path) -> Result<BTreeSet<String>> {
 
 /// The top-level entries that belong to the export in this folder, by its manifest.
 fn exported_entries(output: &Path) -> BTreeSet<String> {
-    let manifest =
-        fs::read(output.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-    let mut names = BTreeSet::from([FAILED.to_owned()]);
+    let mut names = BTreeSet::new();
+    if is_own_failed(&output.join(FAILED)) {
+        names.insert(FAILED.to_owned());
+    }
+    let manifest = own_manifest(output);
     if let Some(files) = manifest.as_ref().and_then(|m| m["files"].as_array()) {
         names.insert(MANIFEST.into());
         let paths = files.iter().filter_map(|file| file["path"].as_str());
-        // Names come from a file that anyone may have edited: only plain ones are believed.
-        names.extend(
-            paths.filter_map(|p| p.split('/').next()).filter(|n| !matches!(*n, "" | "." | "..")).map(String::from),
-        );
+        names.extend(paths.filter_map(|p| p.split('/').next()).filter(|name| is_plain(name)).map(String::from));
     }
     names
+}
+
+/// Whether a folder holds what a failed gate leaves, and nothing else.
+fn is_own_failed(folder: &Path) -> bool {
+    const LEFT: [&str; 2] = [STATS, super::quarantine::FOLDER];
+    entries(folder).is_ok_and(|names| names.iter().all(|name| LEFT.contains(&name.as_str())))
 }
 
 /// Removes a file or folder, if it is there.
@@ -317,7 +401,11 @@ mod tests {
             fs::write(stage.folder().join(name), text).expect("write");
         }
         let listed: Vec<_> = files.iter().map(|(name, _)| serde_json::json!({ "path": name })).collect();
-        fs::write(stage.folder().join(MANIFEST), serde_json::json!({ "files": listed }).to_string()).expect("write");
+        fs::write(
+            stage.folder().join(MANIFEST),
+            serde_json::json!({ "generator": "colophon 0", "files": listed }).to_string(),
+        )
+        .expect("write");
         stage.commit().expect("commit");
     }
 
@@ -378,11 +466,8 @@ mod tests {
             fs::create_dir(&stage).expect("stage");
             let new = ["a.jsonl", "b.jsonl", MANIFEST];
             new.iter().for_each(|name| fs::write(stage.join(name), "2").expect("write"));
-            let journal = Journal {
-                stage: stage.clone(),
-                names: new.map(String::from).to_vec(),
-                removed: vec![MANIFEST.into(), "c.jsonl".into()],
-            };
+            let journal =
+                Journal { names: new.map(String::from).to_vec(), removed: vec![MANIFEST.into(), "c.jsonl".into()] };
             fs::write(output.join(JOURNAL), serde_json::to_vec(&journal).expect("JSON")).expect("write");
             if moved > 0 {
                 fs::remove_file(output.join(MANIFEST)).expect("remove");
