@@ -1,8 +1,8 @@
 //! The command line: what there is, and what each command does with the rest of the program.
 
-use crate::config::{self, ExportArgs, ExportConfig, RunArgs};
+use crate::config::{self, ExportArgs, ExportConfig, JobFile, LogFormat, RunArgs};
 use crate::demo;
-use crate::error::{Error, Result, show};
+use crate::error::{Context, Error, Result, show};
 use crate::input::Encoding;
 use crate::pipeline::Progress;
 use crate::pipeline::export::{self, find_input, scanner};
@@ -10,9 +10,10 @@ use crate::pipeline::inspect;
 use crate::pipeline::stop::Stop;
 use crate::report::{devices, progress, summary, text};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -29,16 +30,16 @@ pub struct Cli {
     command: Command,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(next_help_heading = "Messages and results")]
 struct Global {
     /// Print the result as JSON
     #[arg(long, global = true, env = "COLOPHON_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 
-    /// How to write progress and messages
-    #[arg(long, global = true, env = "COLOPHON_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    /// How to write progress and messages [default: text]
+    #[arg(long, global = true, env = "COLOPHON_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 
     /// No progress, no messages but warnings and errors
     #[arg(long, short, global = true, env = "COLOPHON_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
@@ -49,13 +50,26 @@ struct Global {
     verbose: bool,
 }
 
-/// How messages are written.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line, for containers.
-    Json,
+impl Cli {
+    /// The job file, for the command that has one.
+    fn job(&self) -> Option<&Path> {
+        match &self.command {
+            Command::Export { job, .. } => job.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl Global {
+    /// Takes from the job file what is not given here.
+    fn or(&self, file: &JobFile) -> Global {
+        Global {
+            json: self.json || file.messages.json,
+            log_format: self.log_format.or(file.messages.log_format),
+            quiet: self.quiet || file.messages.quiet,
+            verbose: self.verbose || file.messages.verbose,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -110,9 +124,15 @@ pub fn main() -> u8 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    start_log(&cli.global);
+    let (file, failure) = match cli.job().map(JobFile::read).transpose() {
+        Ok(file) => (file.unwrap_or_default(), None),
+        Err(error) => (JobFile::default(), Some(error)),
+    };
+    let global = cli.global.or(&file);
+    start_log(&global);
     warn_of_unknown_variables();
-    let outcome = run(&cli).and_then(|outcome| outcome.print(&cli.global).map(|()| outcome.sound));
+    let outcome = failure.map_or_else(|| run(&cli.command, &global, file.export), Err);
+    let outcome = outcome.and_then(|outcome| outcome.print(&global).map(|()| outcome.sound));
     match outcome {
         Ok(sound) => u8::from(!sound),
         Err(error) => {
@@ -128,13 +148,28 @@ fn start_log(global: &Global) {
         (_, true) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| Unread).with_target(false);
     match global.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => {
+        Some(LogFormat::Json) => log.json().flatten_event(true).init(),
+        Some(LogFormat::Text) | None => {
             let log = log.with_ansi(std::io::stderr().is_terminal()).without_time();
             log.event_format(PlainMessages).init();
         }
+    }
+}
+
+/// Standard error, where it is no failure if nobody reads.
+struct Unread;
+
+impl Write for Unread {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 
@@ -217,10 +252,9 @@ impl Outcome {
     }
 }
 
-fn run(cli: &Cli) -> Result<Outcome> {
-    let global = &cli.global;
-    match &cli.command {
-        Command::Export { args, job } => run_export(global, args, job.as_deref()),
+fn run(command: &Command, global: &Global, file: ExportArgs) -> Result<Outcome> {
+    match command {
+        Command::Export { args, .. } => run_export(global, args, file),
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
         Command::Summary { folder } => run_summary(folder),
@@ -229,8 +263,7 @@ fn run(cli: &Cli) -> Result<Outcome> {
     }
 }
 
-fn run_export(global: &Global, args: &ExportArgs, job: Option<&Path>) -> Result<Outcome> {
-    let file = job.map(ExportArgs::from_file).transpose()?.unwrap_or_default();
+fn run_export(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {
     let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
     export(global, &ExportConfig::new(args.clone().or(file), &today)?)
 }
@@ -291,7 +324,7 @@ fn total(groups: &[inspect::Group]) -> Option<u64> {
 }
 
 fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
-    if !folder.is_dir() {
+    if !fs::metadata(folder).context(folder, "read the folder")?.is_dir() {
         return Err(Error::Usage(format!("{}: stats counts the splits of a folder, and this is none", show(folder))));
     }
     let stop = Stop::on_signals()?;

@@ -108,6 +108,16 @@ pub struct RunArgs {
     pub chunk_size: Option<String>,
 }
 
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for containers.
+    Json,
+}
+
 /// Formats of split files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -203,12 +213,37 @@ impl ExportArgs {
             default_constants: self.default_constants.or(file.default_constants),
         }
     }
+}
 
+/// What a job file says.
+#[derive(Debug, Default)]
+pub struct JobFile {
+    /// The options of `export`.
+    pub export: ExportArgs,
+    /// How to write messages and results.
+    pub messages: Messages,
+}
+
+/// The options of every command, as a job file has them.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Messages {
+    /// `--json`.
+    pub json: bool,
+    /// `--log-format`.
+    pub log_format: Option<LogFormat>,
+    /// `--quiet`.
+    pub quiet: bool,
+    /// `--verbose`.
+    pub verbose: bool,
+}
+
+impl JobFile {
     /// Reads a job file.
     ///
     /// # Errors
     /// If it cannot be read, is not TOML, or has a key that is not known.
-    pub fn from_file(path: &Path) -> Result<ExportArgs> {
+    pub fn read(path: &Path) -> Result<JobFile> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::Usage(format!("{}: could not read the job file: {e}", show(path))))?;
         let usage = |message: &str| Error::Usage(format!("{}: {}", show(path), message.trim_end()));
@@ -217,15 +252,16 @@ impl ExportArgs {
             Some(line) => Error::Usage(format!("{}, line {line}: {message}", show(path))),
             None => usage(&message),
         })?;
-        // Two readings of one text, as flattening would lose the line of a wrong value.
+        // Several readings of one text, as flattening would lose the line of a wrong value.
+        let messages = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        Ok(ExportArgs { run, ..args })
+        Ok(JobFile { export: ExportArgs { run, ..args }, messages })
     }
 }
 
 /// The keys that a job file can have beside the flags.
-const FILE_KEYS: [&str; 3] = ["field", "constants", "default-constants"];
+const FILE_KEYS: [&str; 7] = ["field", "constants", "default-constants", "json", "log-format", "quiet", "verbose"];
 
 /// Names the first unknown key, with the known one that looks most like it.
 fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {
@@ -457,7 +493,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("job.toml");
         std::fs::write(&path, text).expect("write");
-        ExportArgs::from_file(&path)
+        JobFile::read(&path).map(|file| file.export)
     }
 
     fn config(args: ExportArgs) -> Result<ExportConfig> {

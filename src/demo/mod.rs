@@ -21,10 +21,11 @@ const MARKER: &str = ".colophon-demo";
 pub fn write(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).context(folder, "make the folder")?;
     let marker = folder.join(MARKER);
-    let is_empty = fs::read_dir(folder).context(folder, "read the folder")?.next().is_none();
-    if !is_empty && !marker.exists() {
+    let stranger = fs::read_dir(folder).context(folder, "read the folder")?.next();
+    if let (Some(entry), false) = (stranger, marker.exists()) {
+        let name = crate::error::show(Path::new(&entry.context(folder, "read the folder")?.file_name()));
         let folder = crate::error::show(folder);
-        return Err(Error::Usage(format!("{folder} is not empty and not an earlier demo's: choose a new folder")));
+        return Err(Error::Usage(format!("{folder} holds '{name}' and is no earlier demo's: choose a new folder")));
     }
     fs::write(&marker, "This folder is written by colophon demo.\n").context(&marker, "write")?;
     for file in files() {

@@ -2,18 +2,18 @@
 
 use super::discover::Shard;
 use super::sigbus::Watch;
+use super::stamp::Stamp;
 use crate::error::{Context, Error, Result};
 use memmap2::Mmap;
 use rustix::mm::Advice;
-use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 
 /// A mapped file that knows whether it is still what it was when it was opened.
 pub struct Mapping {
     path: PathBuf,
     file: File,
-    opened: Metadata,
+    opened: Stamp,
     // Dropped before the map: nothing is watched that is no longer ours.
     watch: Option<Watch>,
     map: Option<Mmap>,
@@ -24,16 +24,9 @@ impl Mapping {
     pub fn open(shard: &Shard) -> Result<Mapping> {
         let path = shard.path.clone();
         let file = File::open(&path).context(&path, "open the shard")?;
-        let opened = file.metadata().context(&path, "read the shard")?;
-        if opened.len() != shard.bytes {
-            return Err(changed(
-                &path,
-                if opened.len() < shard.bytes { "shrank" } else { "grew" },
-                shard.bytes,
-                opened.len(),
-            ));
-        }
-        let map = if opened.len() == 0 {
+        let opened = Stamp::of_shard(shard)?;
+        opened.compare(&path, &file.metadata().context(&path, "read the shard")?)?;
+        let map = if shard.bytes == 0 {
             None
         } else {
             // SAFETY: the map is read-only. That nobody changes the file meanwhile cannot be
@@ -69,20 +62,13 @@ impl Mapping {
         let _ = advised;
     }
 
-    /// Fails if the file changed since it was opened.
+    /// Fails if the file changed since it was opened, or a page of it could not be read.
     pub fn check(&self) -> Result<()> {
         let now = self.file.metadata().context(&self.path, "read the shard")?;
-        let stamp = |meta: &Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
-        let hit = self.watch.as_ref().is_some_and(Watch::was_hit);
-        if !hit && stamp(&now) == stamp(&self.opened) {
-            return Ok(());
+        self.opened.compare(&self.path, &now)?;
+        if self.watch.as_ref().is_some_and(Watch::was_hit) {
+            return Err(Error::environment(&self.path, "a part of the shard could not be read", "check the disk"));
         }
-        let how = if now.len() < self.opened.len() { "shrank" } else { "changed or could not be read" };
-        Err(changed(&self.path, how, self.opened.len(), now.len()))
+        Ok(())
     }
-}
-
-fn changed(path: &Path, how: &str, before: u64, now: u64) -> Error {
-    let cause = format!("the shard {how} while it was read ({before} bytes before, {now} now)");
-    Error::environment(path, cause, "run again when nothing writes to it")
 }

@@ -4,6 +4,7 @@ pub mod chunk;
 pub mod discover;
 mod mapped;
 mod sigbus;
+mod stamp;
 mod streamed;
 
 pub use chunk::{Chunk, Cutter};

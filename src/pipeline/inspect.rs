@@ -66,13 +66,19 @@ pub fn groups(path: &Path) -> Result<Vec<Group>> {
 /// The manifest of a folder, if it has one.
 ///
 /// # Errors
-/// If it is there but cannot be read.
+/// If it is there but cannot be read, or is damaged. Another program's counts as none.
 pub fn read_manifest(folder: &Path) -> Result<Option<Manifest>> {
     let path = folder.join(MANIFEST);
     match fs::read(&path) {
-        Ok(text) => Ok(serde_json::from_slice(&text)
-            .inspect_err(|e| tracing::warn!("{}: not a manifest of colophon, so not heeded: {e}", show(&path)))
-            .ok()),
+        Ok(text) => match serde_json::from_slice::<Value>(&text) {
+            Ok(other) if !other["generator"].as_str().is_some_and(|g| g.starts_with("colophon ")) => {
+                tracing::warn!("{} is another program's: not heeded", show(&path));
+                Ok(None)
+            }
+            _ => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|e| Error::Gate(format!("{}: damaged: {e}; export again", show(&path)))),
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(&path, "read", &error)),
     }

@@ -212,10 +212,10 @@ pub fn lone_surrogate(value: &[u8]) -> Option<usize> {
 /// Bytes of the (valid) string that starts here, with its quotes.
 fn string_len(raw: &[u8]) -> usize {
     let mut at = 1;
-    while raw[at] != b'"' {
+    while raw.get(at).is_some_and(|byte| *byte != b'"') {
         at += if raw[at] == b'\\' { 2 } else { 1 };
     }
-    at + 1
+    (at + 1).min(raw.len())
 }
 
 /// The place of each source's value in a line, if the line is JSON in UTF-8.
@@ -261,6 +261,9 @@ fn measure(raw: &[u8], job: &ScanJob) -> (Measures, Option<usize>) {
 }
 
 /// The characters of a (valid) JSON string; a lone surrogate is an `Err`.
+///
+/// A string that is not valid gives some characters or other, but no panic: a mapped shard can change
+/// after it was scanned, which is found out only later.
 pub struct Decoder<'a> {
     raw: &'a [u8],
     at: usize,
@@ -269,7 +272,7 @@ pub struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// Decodes a string given with its quotes.
     pub fn new(raw: &'a [u8]) -> Self {
-        Decoder { raw: &raw[..raw.len() - 1], at: 1 }
+        Decoder { raw: &raw[..raw.len().saturating_sub(1)], at: 1 }
     }
 
     fn hex4(&self, at: usize) -> Option<u16> {
@@ -296,9 +299,10 @@ impl Iterator for Decoder<'_> {
                 0xe0..0xf0 => 3,
                 _ => 4,
             };
-            let c = std::str::from_utf8(&self.raw[self.at..self.at + len]).expect("the line is UTF-8").chars().next();
+            let bytes = self.raw.get(self.at..self.at + len).and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let c = bytes.and_then(|c| c.chars().next());
             self.at += len;
-            return c.map(Ok);
+            return Some(Ok(c.unwrap_or(char::REPLACEMENT_CHARACTER)));
         }
         if let Some(first) = self.unit(self.at) {
             let second = self.unit(self.at + 6);
@@ -310,7 +314,7 @@ impl Iterator for Decoder<'_> {
             self.at += 6 * used;
             return Some(c);
         }
-        let c = match self.raw[self.at + 1] {
+        let c = match self.raw.get(self.at + 1).copied().unwrap_or_default() {
             b'b' => '\u{8}',
             b'f' => '\u{c}',
             b'n' => '\n',

@@ -44,8 +44,9 @@ pub struct Stage {
     beside: bool,
     /// Whether this run made the output folder.
     made_output: bool,
-    _lock: File,
     done: bool,
+    /// Let go last.
+    lock: Lock,
 }
 
 impl Stage {
@@ -64,7 +65,7 @@ impl Stage {
             remove(&stale)?;
         }
         let (folder, beside) = make_folder(&output)?;
-        Ok(Stage { output, folder, beside, made_output, _lock: lock, done: false })
+        Ok(Stage { output, folder, beside, made_output, done: false, lock })
     }
 
     /// The folder to write into.
@@ -114,7 +115,6 @@ impl Stage {
         fs::rename(&self.folder, &failed).context(&failed, "put the failed run's files")?;
         sync_folder(&self.output)?;
         self.done = true;
-        let _ = fs::remove_file(self.output.join(LOCK));
         Ok(failed)
     }
 
@@ -122,28 +122,35 @@ impl Stage {
     fn exchange(&self) -> Result<bool> {
         // What becomes the output is locked before it does: until the old folder is gone, no other
         // run may make a stage of the same name.
-        let _lock = lock(&self.folder)?;
+        let mut lock = lock(&self.folder)?;
         match rustix::fs::renameat_with(CWD, &self.folder, CWD, &self.output, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             Err(error) => {
                 tracing::debug!("no exchange of folders here ({error}): moving files one by one");
-                remove(&self.folder.join(LOCK))?;
                 return Ok(false);
             }
         }
+        lock.path = self.output.join(LOCK);
         if let Some(parent) = self.output.parent() {
             sync_folder(parent)?;
         }
         // What was the output is now the stage.
         remove(&self.folder)?;
-        let _ = fs::remove_file(self.output.join(LOCK));
         Ok(true)
     }
 
-    fn move_each(&self, earlier: &BTreeSet<String>) -> Result<()> {
+    fn move_each(&mut self, earlier: &BTreeSet<String>) -> Result<()> {
+        for name in entries(&self.folder)?.difference(earlier) {
+            let there = self.output.join(name);
+            if there.is_dir() {
+                let cause = "a folder that is not the export's stands where a part of it belongs";
+                return Err(Error::environment(&there, cause, "move it elsewhere and run again"));
+            }
+        }
         let stage = self.output.join(STAGE);
         if self.beside {
             fs::rename(&self.folder, &stage).context(&stage, "put the stage")?;
+            self.folder.clone_from(&stage);
         }
         let mut names: Vec<String> = entries(&stage)?.into_iter().collect();
         // The manifest says that an export is whole: the old one goes first, the new one comes last.
@@ -157,9 +164,15 @@ impl Stage {
         File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
         fs::rename(&draft, &path).context(&path, "write")?;
         sync_folder(&self.output)?;
-        recover(&self.output)?;
-        let _ = fs::remove_file(self.output.join(LOCK));
-        Ok(())
+        // The first step may be refused (in a folder where only owners replace files): then nothing has
+        // changed, and the journal must not keep the next run from working.
+        if let Err(error) = remove(&self.output.join(MANIFEST)) {
+            remove(&path)?;
+            return Err(error);
+        }
+        // From here on there is only forward, if need be in the next run.
+        self.done = true;
+        recover(&self.output)
     }
 }
 
@@ -171,8 +184,8 @@ impl Drop for Stage {
         }
         // Nothing can be done about a failure here; the next run removes the stage.
         let _ = remove(&self.folder);
-        let _ = fs::remove_file(self.output.join(LOCK));
         if self.made_output {
+            self.lock.release();
             let _ = fs::remove_dir(&self.output);
         }
     }
@@ -253,7 +266,9 @@ pub fn refuse_interrupted(folder: &Path) -> Result<()> {
 fn refuse_foreign_manifest(output: &Path) -> Result<()> {
     if output.join(MANIFEST).exists() && own_manifest(output).is_none() {
         let output = show(output);
-        return Err(Error::Usage(format!("{output} holds a {MANIFEST} that is not colophon's: choose another folder")));
+        return Err(Error::Usage(format!(
+            "{output} holds a {MANIFEST} that is not colophon's: remove it or choose another folder"
+        )));
     }
     Ok(())
 }
@@ -265,7 +280,35 @@ fn own_manifest(output: &Path) -> Option<serde_json::Value> {
     manifest["generator"].as_str()?.starts_with("colophon ").then_some(manifest)
 }
 
-fn lock(output: &Path) -> Result<File> {
+/// An exclusive lock, held as long as this lives.
+struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Whether the file that is locked is the one at the path: only then does the lock mean something.
+    fn is_there(&self) -> bool {
+        let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        let ours = self.file.metadata().map(identity);
+        matches!((ours, fs::metadata(&self.path).map(identity)), (Ok(ours), Ok(there)) if ours == there)
+    }
+
+    /// Takes the file away. Another run's, made since, stays.
+    fn release(&self) {
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn lock(output: &Path) -> Result<Lock> {
     let path = output.join(LOCK);
     loop {
         let file = File::options()
@@ -285,10 +328,10 @@ fn lock(output: &Path) -> Result<File> {
             }
             Err(error) => return Err(Error::io(&path, "lock the output folder", &error.into())),
         }
-        // A run that ended just now may have taken the file away with it; then ours is no lock.
-        let ours = file.metadata().context(&path, "read")?;
-        if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-            return Ok(file);
+        // A run that ended just now may have taken the file away with it; then this is no lock.
+        let lock = Lock { file, path: path.clone() };
+        if lock.is_there() {
+            return Ok(lock);
         }
     }
 }
