@@ -22,9 +22,13 @@ static CORPUS: LazyLock<Vec<u8>> = LazyLock::new(|| {
             shards.sort();
             shards.iter().flat_map(|path| std::fs::read(path).expect("a shard")).collect()
         }
-        None => Vec::new(),
+        None => {
+            let files = colophon::demo::files().into_iter();
+            files.filter(|file| file.path.starts_with("classified/")).flat_map(|file| file.bytes).collect()
+        }
     };
     let whole = once.len();
+    assert!(whole > 0, "no documents to measure on");
     while once.len() < BYTES {
         once.extend_from_within(..whole);
     }

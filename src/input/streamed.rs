@@ -91,10 +91,7 @@ impl Stream {
         loop {
             let wanted = size.saturating_sub(part.len()).max(size / 2).max(1);
             self.read(&mut part, wanted)?;
-            if self.ended {
-                return Ok(part);
-            }
-            if part.len() < size {
+            if part.len() < size && !self.ended {
                 continue;
             }
             // The last line end; but where a line is longer than a chunk, its own.
@@ -103,6 +100,9 @@ impl Stream {
                 if searched == 0 { memchr::memrchr(b'\n', unsearched) } else { memchr::memchr(b'\n', unsearched) };
             if let Some(end) = end {
                 self.rest = part.split_off(searched + end + 1);
+                return Ok(part);
+            }
+            if self.ended {
                 return Ok(part);
             }
             searched = part.len();

@@ -103,6 +103,8 @@ fn what_cannot_be_read_is_named() {
     lock("in/locked/b.jsonl", 0o644);
     lock("out", 0o555);
     fails(&dir, &earlier, dir.export().by_nobody(), &["out", "Permission denied"]);
+    // Else the folder could not be removed.
+    lock("out", 0o755);
 }
 
 #[test]
@@ -332,6 +334,43 @@ fn a_full_disk_leaves_the_earlier_export() {
         fs::remove_file(dir.path("in/b.jsonl")).expect("remove");
         fs::remove_dir_all(dir.path("disk/out")).expect("remove");
         dir.folder("disk/out");
+    }
+}
+
+/// A disk can be full at any file or folder that is made, to the last one. (Here it has no more inodes.)
+#[test]
+fn a_disk_that_is_full_at_any_moment_leaves_the_earlier_export() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(40) + "bad\n");
+    dir.folder("disk");
+    // The output is the whole disk, a folder on it, and one in which others have a file.
+    for (output, others) in [("disk", None), ("disk/out", None), ("disk/out", Some("disk/out/notes.txt"))] {
+        let export = || {
+            let args = ["export", "--input-dir", "in", "--output-dir", output, "--max-reject-ratio", "1"];
+            dir.colophon(args)
+        };
+        let mut statuses = std::collections::BTreeSet::new();
+        for inodes in 8..30 {
+            let options = format!("nr_inodes={inodes},size=10m");
+            let Some(_mount) = Mount::new(&["-t", "tmpfs", "-o", &options, "tmpfs"], dir.path("disk")) else { return };
+            if export().run().code() != Some(0) || others.is_some_and(|name| fs::write(dir.path(name), "mine").is_err())
+            {
+                continue;
+            }
+            let before = dir.snapshot("disk");
+            let run = export().args(["--split-names", "a,b,c", "--seed", "1"]).run();
+            statuses.insert(run.code());
+            match run.code() {
+                Some(0) => assert!(dir.path(output).join("a.jsonl").exists()),
+                Some(3) => assert_same(
+                    &before,
+                    &dir.snapshot("disk"),
+                    &format!("{output} with {inodes} inodes: {}", run.stderr),
+                ),
+                _ => run.fail("neither done nor refused"),
+            }
+        }
+        assert_eq!(statuses.into_iter().collect::<Vec<_>>(), [Some(0), Some(3)], "{output}");
     }
 }
 
