@@ -14,7 +14,7 @@ const BYTES: usize = 32 << 20;
 const CHUNK: usize = 512 << 10;
 
 static CORPUS: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut once = match std::env::var_os("COLOPHON_BENCH_CORPUS") {
+    let mut once: Vec<u8> = match std::env::var_os("COLOPHON_BENCH_CORPUS") {
         Some(folder) => {
             let entries = std::fs::read_dir(folder).expect("a folder that can be read");
             let paths = entries.map(|entry| entry.expect("an entry").path());
