@@ -356,9 +356,7 @@ impl Work for Export<'_> {
         if chunk.is_too_long_for_rows() {
             self.long_line(&chunk, &mut local.tally, &mut done);
         } else {
-            let failed =
-                |e: scan::DeviceError| Error::Environment { subject: e.device, cause: e.cause, remedy: String::new() };
-            self.scanner.scan(&chunk, &self.job(), &mut local.rows).map_err(failed)?;
+            self.scanner.scan(&chunk, &self.job(), &mut local.rows)?;
             self.lines(&chunk, &local.rows, &mut local.tally, &mut done);
         }
         chunk.check()?;

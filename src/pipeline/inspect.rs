@@ -371,12 +371,7 @@ fn python_type_error(value: &[u8]) -> String {
 /// Scans a chunk; a line too long for a row gets one all the same, without a length.
 fn scan_rows(scanner: &dyn Scanner, chunk: &Chunk, job: &ScanJob, rows: &mut Rows) -> Result<()> {
     if !chunk.is_too_long_for_rows() {
-        let failed = |e: crate::scan::DeviceError| Error::Environment {
-            subject: e.device,
-            cause: e.cause,
-            remedy: String::new(),
-        };
-        return scanner.scan(chunk, job, rows).map_err(failed);
+        return Ok(scanner.scan(chunk, job, rows)?);
     }
     rows.clear(job.schema.tree().sources());
     let verdict = match judge(chunk.strip_suffix(b"\n").unwrap_or(chunk), job) {

@@ -146,7 +146,7 @@ pub fn run<W: Work>(work: &W, cutter: Cutter, threads: usize, stop: &Stop) -> Re
         let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        Ok(workers.into_iter().map(join).collect())
+        Ok::<_, Error>(workers.into_iter().map(join).collect())
     })?;
     let board = scheduler.board.into_inner().unwrap_or_else(PoisonError::into_inner);
     board.error.map_or(Ok(locals), Err)

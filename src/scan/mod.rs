@@ -10,6 +10,7 @@ pub mod reference;
 
 use crate::domain::row::Rows;
 use crate::domain::schema::Schema;
+use crate::error::Error;
 
 /// What is wanted of a scan.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,12 @@ pub struct DeviceError {
     pub device: String,
     /// What the device or its driver said.
     pub cause: String,
+}
+
+impl From<DeviceError> for Error {
+    fn from(error: DeviceError) -> Error {
+        Error::Environment { subject: error.device, cause: error.cause, remedy: String::new() }
+    }
 }
 
 /// Something that scans chunks.
