@@ -3,9 +3,10 @@
 use crate::config::{self, ExportArgs, ExportConfig, JobFile, LogFormat, RunArgs};
 use crate::demo;
 use crate::error::{Context, Error, Result, show};
-use crate::input::Encoding;
+use crate::input::{Encoding, Shard};
 use crate::pipeline::Progress;
-use crate::pipeline::export::{self, find_input, scanner};
+use crate::pipeline::engine::engine;
+use crate::pipeline::export::{self, find_input};
 use crate::pipeline::inspect;
 use crate::pipeline::stop::Stop;
 use crate::report::{devices, progress, summary, text};
@@ -278,7 +279,9 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let threads = if config.run.threads == 1 { "1 thread".into() } else { format!("{} threads", config.run.threads) };
     tracing::info!("Exporting {files} from {} with {threads}", show(&config.input));
     let state = Progress::default();
-    let report = progress::shown(global.quiet, &state, total, || export::export(config, &shards, &state, &stop))?;
+    let engine = engine(&config.run, shards.iter().map(|shard| shard.bytes).sum())?;
+    let export = || export::export(config, &shards, &engine, &state, &stop);
+    let report = progress::shown(global.quiet, &state, total, export)?;
     warn_of_empty_splits(&report);
     tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
     let text = text::export(&report, start.elapsed().as_secs_f64());
@@ -298,13 +301,13 @@ fn warn_of_empty_splits(report: &export::Report) {
 fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let run = run.check()?;
-    let scanner = scanner(&run)?;
     let mut groups = Vec::new();
     for path in paths {
         groups.extend(inspect::groups(path)?);
     }
+    let engine = engine(&run, bytes(&groups))?;
     let state = Progress::default();
-    let validate = |group| inspect::validate(group, &*scanner, &run, &state, &stop);
+    let validate = |group| inspect::validate(group, &engine, &run, &state, &stop);
     let all = || groups.iter().map(validate).collect::<Result<Vec<_>>>();
     let validations = progress::shown(global.quiet, &state, total(&groups), all)?;
     let sound = validations.iter().all(inspect::Validation::passed);
@@ -317,10 +320,18 @@ fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<Out
     })
 }
 
+fn shards(groups: &[inspect::Group]) -> impl Iterator<Item = &Shard> {
+    groups.iter().flat_map(|group| group.files.iter().flat_map(|files| files.iter()))
+}
+
+/// Bytes of all files.
+fn bytes(groups: &[inspect::Group]) -> u64 {
+    shards(groups).map(|shard| shard.bytes).sum()
+}
+
 /// Bytes of all files, where none is compressed.
 fn total(groups: &[inspect::Group]) -> Option<u64> {
-    let shards = || groups.iter().flat_map(|group| group.files.iter().flat_map(|files| files.iter()));
-    shards().all(|shard| shard.encoding == Encoding::Plain).then(|| shards().map(|shard| shard.bytes).sum())
+    shards(groups).all(|shard| shard.encoding == Encoding::Plain).then(|| bytes(groups))
 }
 
 fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
@@ -329,10 +340,11 @@ fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
     }
     let stop = Stop::on_signals()?;
     let run = run.check()?;
-    let scanner = scanner(&run)?;
     let state = Progress::default();
-    let total = total(&inspect::groups(folder)?);
-    let count = || inspect::stats(folder, &*scanner, &run, &state, &stop);
+    let groups = inspect::groups(folder)?;
+    let total = total(&groups);
+    let engine = engine(&run, bytes(&groups))?;
+    let count = || inspect::stats(folder, &engine, &run, &state, &stop);
     let (stats, rejected) = progress::shown(global.quiet, &state, total, count)?;
     if rejected > 0 {
         tracing::warn!("{rejected} lines are no documents and were not counted; colophon validate says why");

@@ -304,6 +304,11 @@ impl SourceTree {
         self.sources
     }
 
+    /// All nodes, by number.
+    pub fn nodes(&self) -> &[SourceNode] {
+        &self.nodes
+    }
+
     /// A node by its number.
     pub fn node(&self, node: u16) -> &SourceNode {
         &self.nodes[usize::from(node)]

@@ -92,6 +92,11 @@ impl Cutter {
         Cutter { shards, size: size.max(1), sequence: 0, next_shard: 0, open: None }
     }
 
+    /// Bytes of a chunk: see [`Cutter::new`].
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The next chunk, or `None` after the last. Chunks are never empty.
     ///
     /// # Errors

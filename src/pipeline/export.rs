@@ -2,7 +2,7 @@
 
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
-use crate::config::{Device, ExportConfig, RunConfig};
+use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
 use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles};
 use crate::domain::reason::Reason;
@@ -10,8 +10,9 @@ use crate::domain::row::{Rows, Verdict};
 use crate::domain::stats::{Described, Stats};
 use crate::error::{Context, Error, Result, show};
 use crate::input::{Chunk, Cutter, Shard, discover};
+use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
-use crate::scan::{self, ScanJob, Scanner, detail};
+use crate::scan::{ScanJob, detail};
 use crate::write::line::LineWriter;
 use crate::write::output::{FileRecord, Lines, Outputs, hex};
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject};
@@ -40,21 +41,6 @@ pub struct Report {
     pub bytes: u64,
     /// Name of the scanner that was used.
     pub scanner: &'static str,
-}
-
-/// The scanner for a run.
-///
-/// # Errors
-/// If it is not there.
-pub fn scanner(run: &RunConfig) -> Result<Box<dyn Scanner>> {
-    if run.device == Device::Cuda {
-        return Err(Error::Environment {
-            subject: "--device cuda".into(),
-            cause: "this version has no CUDA scanner".into(),
-            remedy: "use --device auto or cpu".into(),
-        });
-    }
-    scan::by_name(run.scanner.as_deref()).map_err(Error::Usage)
 }
 
 /// What an export reads: the shards in order.
@@ -87,12 +73,17 @@ pub fn find_input(config: &ExportConfig) -> Result<Arc<[Shard]>> {
 /// # Errors
 /// [`Error::Gate`] if too many lines are rejected; the files that say why are then under `failed/`.
 /// Else whatever stopped the run; the output folder is then as it was.
-pub fn export(config: &ExportConfig, shards: &Arc<[Shard]>, progress: &Progress, stop: &Stop) -> Result<Report> {
-    let scanner = scanner(&config.run)?;
+pub fn export(
+    config: &ExportConfig,
+    shards: &Arc<[Shard]>,
+    engine: &Engine,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Report> {
     let stage = Stage::open(&config.output)?;
-    let export = Export::new(config, shards, &*scanner, &stage, progress)?;
+    let export = Export::new(config, shards, &stage, progress)?;
     let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
-    let locals = scheduler::run(&export, cutter, config.run.threads, stop)?;
+    let locals = scheduler::run(&export, cutter, engine, config.run.threads, stop)?;
     let Export { outputs, ordered, .. } = export;
     let mut sum = Tally::new(config.splits.names().len());
     locals.iter().for_each(|local| sum.merge(&local.tally));
@@ -116,7 +107,7 @@ pub fn export(config: &ExportConfig, shards: &Arc<[Shard]>, progress: &Progress,
             .collect(),
         output: stage.output().into(),
         bytes: files.iter().map(|file| file.bytes).sum(),
-        scanner: scanner.name(),
+        scanner: engine.name(),
         stats,
         ledger: sum.ledger,
         rejects: sum.rejects,
@@ -206,7 +197,6 @@ fn manifest(
 struct Export<'a> {
     config: &'a ExportConfig,
     shards: &'a [Shard],
-    scanner: &'a dyn Scanner,
     described: Described,
     line: LineWriter,
     outputs: Outputs,
@@ -241,7 +231,6 @@ impl Tally {
 
 /// A worker's own.
 struct Local {
-    rows: Rows,
     tally: Tally,
 }
 
@@ -266,29 +255,18 @@ struct ChunkReject {
 }
 
 impl<'a> Export<'a> {
-    fn new(
-        config: &'a ExportConfig,
-        shards: &'a [Shard],
-        scanner: &'a dyn Scanner,
-        stage: &Stage,
-        progress: &'a Progress,
-    ) -> Result<Export<'a>> {
+    fn new(config: &'a ExportConfig, shards: &'a [Shard], stage: &Stage, progress: &'a Progress) -> Result<Export<'a>> {
         let splits = config.splits.names().len();
         let inputs = shards.iter().map(|s| InputFile { path: show(&s.name), bytes: s.bytes, ..InputFile::default() });
         Ok(Export {
             config,
             shards,
-            scanner,
             described: Described::new(&config.schema),
             line: LineWriter::new(&config.schema),
             outputs: Outputs::create(stage.folder(), splits, config.compression, config.shard_size)?,
             ordered: Mutex::new(Ordered { quarantine: Quarantine::new(stage.folder()), inputs: inputs.collect() }),
             progress,
         })
-    }
-
-    fn job(&self) -> ScanJob<'_> {
-        ScanJob { schema: &self.config.schema, seed: self.config.seed, hash: true }
     }
 
     fn lines(&self, chunk: &Chunk, rows: &Rows, tally: &mut Tally, done: &mut Done) {
@@ -343,11 +321,14 @@ impl Work for Export<'_> {
     type Done = Done;
 
     fn local(&self) -> Local {
-        Local { rows: Rows::default(), tally: Tally::new(self.config.splits.names().len()) }
+        Local { tally: Tally::new(self.config.splits.names().len()) }
     }
 
-    fn process(&self, local: &mut Local, chunk: Chunk) -> Result<Done> {
-        chunk.populate();
+    fn job(&self) -> ScanJob<'_> {
+        ScanJob { schema: &self.config.schema, seed: self.config.seed, hash: true }
+    }
+
+    fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<Done> {
         let splits =
             self.config.splits.names().iter().map(|_| Lines { bytes: self.outputs.buffer(), ends: Vec::new() });
         let mut done =
@@ -356,8 +337,7 @@ impl Work for Export<'_> {
         if chunk.is_too_long_for_rows() {
             self.long_line(&chunk, &mut local.tally, &mut done);
         } else {
-            self.scanner.scan(&chunk, &self.job(), &mut local.rows)?;
-            self.lines(&chunk, &local.rows, &mut local.tally, &mut done);
+            self.lines(&chunk, rows, &mut local.tally, &mut done);
         }
         chunk.check()?;
         let ledger = &local.tally.ledger;

@@ -11,10 +11,12 @@ use crate::domain::schema::{Field, FieldType, METADATA, Schema, TEXT};
 use crate::domain::stats::{Described, Stats};
 use crate::error::{Context, Error, Result, show};
 use crate::input::{Chunk, Cutter, Encoding, Shard, discover};
+use crate::scan::ScanJob;
+use crate::scan::engine::Engine;
 use crate::scan::reference::{Decoder, Judgement, judge, locate, member};
-use crate::scan::{ScanJob, Scanner};
 use crate::write::stage::{self, MANIFEST, STATS};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -191,7 +193,7 @@ impl Validation {
 /// If the files cannot be read; what is wrong with the data is in the result.
 pub fn validate(
     group: &Group,
-    scanner: &dyn Scanner,
+    engine: &Engine,
     run: &RunConfig,
     progress: &Progress,
     stop: &Stop,
@@ -202,12 +204,11 @@ pub fn validate(
     let work = Validate {
         files,
         schema: schema(&[(METADATA, "present")]),
-        scanner,
         ordered: Mutex::new(FirstErrors { shard: 0, lines: 0, shown: Vec::new() }),
         progress,
     };
     let cutter = Cutter::new(Arc::clone(files), run.chunk_size);
-    for local in scheduler::run(&work, cutter, run.threads, stop)? {
+    for local in scheduler::run(&work, cutter, engine, run.threads, stop)? {
         validation.documents += local.documents;
         validation.errors += local.errors;
         validation.lengths.merge(&local.lengths);
@@ -219,7 +220,6 @@ pub fn validate(
 struct Validate<'a> {
     files: &'a [Shard],
     schema: Schema,
-    scanner: &'a dyn Scanner,
     ordered: Mutex<FirstErrors>,
     progress: &'a Progress,
 }
@@ -233,7 +233,6 @@ struct FirstErrors {
 
 #[derive(Default)]
 struct ValidateLocal {
-    rows: Rows,
     documents: u64,
     errors: u64,
     lengths: Lengths,
@@ -254,13 +253,15 @@ impl Work for Validate<'_> {
         ValidateLocal::default()
     }
 
-    fn process(&self, local: &mut ValidateLocal, chunk: Chunk) -> Result<ChunkErrors> {
-        chunk.populate();
-        let job = ScanJob { schema: &self.schema, seed: 0, hash: false };
-        scan_rows(self.scanner, &chunk, &job, &mut local.rows)?;
-        let mut done = ChunkErrors { shard: chunk.shard, lines: local.rows.rows.len() as u64, first: Vec::new() };
+    fn job(&self) -> ScanJob<'_> {
+        ScanJob { schema: &self.schema, seed: 0, hash: false }
+    }
+
+    fn process(&self, local: &mut ValidateLocal, chunk: Chunk, rows: &Rows) -> Result<ChunkErrors> {
+        let rows = with_long_line(&chunk, rows, &self.job());
+        let mut done = ChunkErrors { shard: chunk.shard, lines: rows.rows.len() as u64, first: Vec::new() };
         let (documents, errors) = (local.documents, local.errors);
-        for (number, (row, spans)) in local.rows.iter().enumerate() {
+        for (number, (row, spans)) in rows.iter().enumerate() {
             if row.verdict() == Verdict::Blank {
                 continue;
             }
@@ -368,18 +369,19 @@ fn python_type_error(value: &[u8]) -> String {
     if empty { "Empty text".into() } else { format!("text is {name}, expected str") }
 }
 
-/// Scans a chunk; a line too long for a row gets one all the same, without a length.
-fn scan_rows(scanner: &dyn Scanner, chunk: &Chunk, job: &ScanJob, rows: &mut Rows) -> Result<()> {
+/// The rows of a chunk; a line too long for a row gets one all the same, without a length.
+fn with_long_line<'a>(chunk: &Chunk, rows: &'a Rows, job: &ScanJob) -> Cow<'a, Rows> {
     if !chunk.is_too_long_for_rows() {
-        return Ok(scanner.scan(chunk, job, rows)?);
+        return Cow::Borrowed(rows);
     }
-    rows.clear(job.schema.tree().sources());
     let verdict = match judge(chunk.strip_suffix(b"\n").unwrap_or(chunk), job) {
         Judgement::Rejected(rejection) => Verdict::Rejected(rejection.reason),
         _ => Verdict::Blank,
     };
+    let mut rows = Rows::default();
+    rows.clear(job.schema.tree().sources());
     rows.push_without_spans(Row::without_measures(0, 0, verdict, 0));
-    Ok(())
+    Cow::Owned(rows)
 }
 
 /// Counts the splits of a folder afresh, as `dataset_stats.json` has them.
@@ -393,7 +395,7 @@ fn scan_rows(scanner: &dyn Scanner, chunk: &Chunk, job: &ScanJob, rows: &mut Row
 /// If the files cannot be read.
 pub fn stats(
     folder: &Path,
-    scanner: &dyn Scanner,
+    engine: &Engine,
     run: &RunConfig,
     progress: &Progress,
     stop: &Stop,
@@ -416,9 +418,9 @@ pub fn stats(
     let (mut ledger, mut rejects) = (Ledger::default(), Rejects::default());
     for (split, group) in groups.iter().enumerate() {
         let Some(files) = &group.files else { continue };
-        let work = Count { split, splits: groups.len(), schema: &schema, described: &described, scanner, progress };
+        let work = Count { split, splits: groups.len(), schema: &schema, described: &described, progress };
         let cutter = Cutter::new(Arc::clone(files), run.chunk_size);
-        for local in scheduler::run(&work, cutter, run.threads, stop)? {
+        for local in scheduler::run(&work, cutter, engine, run.threads, stop)? {
             stats.merge(&local.stats);
             ledger.merge(&local.ledger);
             rejects.merge(&local.rejects);
@@ -458,12 +460,10 @@ struct Count<'a> {
     splits: usize,
     schema: &'a Schema,
     described: &'a Described,
-    scanner: &'a dyn Scanner,
     progress: &'a Progress,
 }
 
 struct CountLocal {
-    rows: Rows,
     stats: Stats,
     ledger: Ledger,
     rejects: Rejects,
@@ -474,20 +474,17 @@ impl Work for Count<'_> {
     type Done = ();
 
     fn local(&self) -> CountLocal {
-        CountLocal {
-            rows: Rows::default(),
-            stats: Stats::new(self.splits),
-            ledger: Ledger::default(),
-            rejects: Rejects::default(),
-        }
+        CountLocal { stats: Stats::new(self.splits), ledger: Ledger::default(), rejects: Rejects::default() }
     }
 
-    fn process(&self, local: &mut CountLocal, chunk: Chunk) -> Result<()> {
-        chunk.populate();
-        let job = ScanJob { schema: self.schema, seed: 0, hash: false };
-        scan_rows(self.scanner, &chunk, &job, &mut local.rows)?;
+    fn job(&self) -> ScanJob<'_> {
+        ScanJob { schema: self.schema, seed: 0, hash: false }
+    }
+
+    fn process(&self, local: &mut CountLocal, chunk: Chunk, rows: &Rows) -> Result<()> {
+        let rows = with_long_line(&chunk, rows, &self.job());
         let exported = local.ledger.exported;
-        for (row, spans) in local.rows.iter() {
+        for (row, spans) in rows.iter() {
             local.ledger.lines += 1;
             match row.verdict() {
                 Verdict::Blank => local.ledger.blank += 1,

@@ -2,20 +2,27 @@
 //!
 //! There is one queue, the cutter's, and several things a worker can do. In order of urgency: commit
 //! the next chunk's result (in input order, one at a time); help with what committing left behind
-//! (hash, write, compress); take a new chunk and process it. The farther a chunk has come the sooner
-//! it is done with, so little is held in memory; and a result is mostly hashed and written by a core
-//! that still has it in its cache.
+//! (hash, write, compress); process a chunk that a GPU has scanned; fill a GPU's batch with new chunks;
+//! take a new chunk, scan it and process it. The farther a chunk has come the sooner it is done with, so
+//! little is held in memory; and a result is mostly hashed and written by a core that still has it in its
+//! cache. A GPU that fails gives its chunks back, and the cores scan them.
 
 use super::stop::Stop;
+use crate::domain::row::Rows;
 use crate::error::{Error, Result};
 use crate::input::{Chunk, Cutter};
-use std::collections::BTreeMap;
+use crate::scan::ScanJob;
+use crate::scan::cuda::Lost;
+use crate::scan::engine::{Batch, Engine, Session};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often a waiting worker looks whether the run was asked to stop.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How often it looks whether a GPU is done.
+const GPU_GLANCE: Duration = Duration::from_micros(100);
 
 /// What is to be done with chunks.
 pub trait Work: Sync {
@@ -27,11 +34,15 @@ pub trait Work: Sync {
     /// A fresh worker's own.
     fn local(&self) -> Self::Local;
 
-    /// Processes a chunk; any number at the same time, in any order.
+    /// What to scan for.
+    fn job(&self) -> ScanJob<'_>;
+
+    /// Processes a chunk with its rows; any number at the same time, in any order. A chunk that is too long
+    /// for rows comes without.
     ///
     /// # Errors
     /// Ends the run.
-    fn process(&self, local: &mut Self::Local, chunk: Chunk) -> Result<Self::Done>;
+    fn process(&self, local: &mut Self::Local, chunk: Chunk, rows: &Rows) -> Result<Self::Done>;
 
     /// Takes a chunk's result; one at a time, in input order.
     ///
@@ -83,6 +94,12 @@ struct Board<D> {
     next: u64,
     /// Chunks taken whose results are not committed.
     in_flight: usize,
+    /// Chunks that are on a GPU.
+    away: HashMap<u64, Chunk>,
+    /// Chunks that are back, with their rows.
+    scanned: BTreeMap<u64, (Chunk, Rows)>,
+    /// Chunks for the cores: a GPU had no room for them, or lost them.
+    left: Vec<Chunk>,
     cutting: bool,
     committing: bool,
     exhausted: bool,
@@ -101,19 +118,31 @@ struct Scheduler<'a, W: Work> {
     board: Mutex<Board<W::Done>>,
     changed: Condvar,
     stop: &'a Stop,
-    /// The most chunks in flight.
+    session: Session<'a>,
+    /// Bytes of a chunk.
+    chunk_size: usize,
+    /// The most chunks in flight, but for those on GPUs.
     window: usize,
+}
+
+/// A worker's own.
+struct Own<L> {
+    local: L,
+    rows: Rows,
 }
 
 /// Runs `work` over all chunks with so many workers; gives what the workers kept.
 ///
 /// # Errors
 /// The first failure of any stage, or that the run was asked to stop.
-pub fn run<W: Work>(work: &W, cutter: Cutter, threads: usize, stop: &Stop) -> Result<Vec<W::Local>> {
+pub fn run<W: Work>(work: &W, cutter: Cutter, engine: &Engine, threads: usize, stop: &Stop) -> Result<Vec<W::Local>> {
     let board = Board {
         done: BTreeMap::new(),
         next: 0,
         in_flight: 0,
+        away: HashMap::new(),
+        scanned: BTreeMap::new(),
+        left: Vec::new(),
         cutting: false,
         committing: false,
         exhausted: false,
@@ -125,6 +154,8 @@ pub fn run<W: Work>(work: &W, cutter: Cutter, threads: usize, stop: &Stop) -> Re
     };
     let scheduler = Scheduler {
         work,
+        session: engine.session(work.job()),
+        chunk_size: cutter.size(),
         cutter: Mutex::new(cutter),
         board: Mutex::new(board),
         changed: Condvar::new(),
@@ -153,8 +184,11 @@ pub fn run<W: Work>(work: &W, cutter: Cutter, threads: usize, stop: &Stop) -> Re
 }
 
 /// What a worker does next.
-enum Task<D> {
+enum Task<'s, D> {
     Commit(D),
+    Process(Chunk, Rows),
+    Scan(Chunk),
+    Fill(Batch<'s>),
     Cut,
     Close,
 }
@@ -176,30 +210,30 @@ impl<W: Work> Scheduler<'_, W> {
             }
         }
         let _end_others = EndOthers(self);
-        let mut local = self.work.local();
+        let mut own = Own { local: self.work.local(), rows: Rows::default() };
         while !self.lock().finished {
-            if let Err(error) = self.stop.check().and_then(|()| self.step(&mut local)) {
+            if let Err(error) = self.stop.check().and_then(|()| self.step(&mut own)) {
                 let mut board = self.lock();
                 board.error.get_or_insert(error);
                 board.finished = true;
                 self.changed.notify_all();
             }
         }
-        local
+        own.local
     }
 
     /// Does one thing, or waits.
-    fn step(&self, local: &mut W::Local) -> Result<()> {
-        let events = {
+    fn step(&self, own: &mut Own<W::Local>) -> Result<()> {
+        let (events, is_away) = {
             let mut board = self.lock();
             if let Some(done) = board.take_commit() {
                 drop(board);
-                return self.perform(Task::Commit(done), local);
+                return self.perform(Task::Commit(done), own);
             }
             board.busy += 1;
-            board.events
+            (board.events, !board.away.is_empty())
         };
-        let helped = self.work.help();
+        let helped = self.work.help().and_then(|helped| Ok(if is_away { self.poll()? || helped } else { helped }));
         let mut board = self.lock();
         board.busy -= 1;
         if helped? {
@@ -210,32 +244,78 @@ impl<W: Work> Scheduler<'_, W> {
         if board.events != events {
             return Ok(()); // something came up meanwhile
         }
-        match board.take_other(self.window, || self.work.is_behind()) {
+        match self.take_other(&mut board) {
             Some(task) => {
+                board.busy += 1;
                 drop(board);
-                self.perform(task, local)
+                self.perform(task, own)
             }
             None => {
-                if board.closed && board.busy == 0 {
-                    board.finished = true;
-                    self.changed.notify_all();
-                } else if !board.finished {
-                    let waited = self.changed.wait_timeout(board, GLANCE);
-                    drop(waited.unwrap_or_else(PoisonError::into_inner));
-                }
+                self.wait(board);
                 Ok(())
             }
         }
     }
 
-    fn perform(&self, task: Task<W::Done>, local: &mut W::Local) -> Result<()> {
+    fn wait(&self, mut board: MutexGuard<'_, Board<W::Done>>) {
+        if board.closed && board.busy == 0 {
+            board.finished = true;
+            self.changed.notify_all();
+        } else if !board.finished {
+            let glance = if board.away.is_empty() { GLANCE } else { GPU_GLANCE };
+            drop(self.changed.wait_timeout(board, glance).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// What there is to do but for committing and helping.
+    fn take_other(&self, board: &mut Board<W::Done>) -> Option<Task<'_, W::Done>> {
+        if !self.work.is_behind() {
+            if let Some((_, (chunk, rows))) = board.scanned.pop_first() {
+                return Some(Task::Process(chunk, rows));
+            }
+            if let Some(chunk) = board.left.pop() {
+                return Some(Task::Scan(chunk));
+            }
+            if let Some(task) = self.take_new(board) {
+                return Some(task);
+            }
+        }
+        let is_done = board.exhausted && board.in_flight == 0;
+        (is_done && !board.closed && !board.committing && board.busy == 0).then_some(Task::Close)
+    }
+
+    /// New chunks, for a GPU if one has room.
+    fn take_new(&self, board: &mut Board<W::Done>) -> Option<Task<'_, W::Done>> {
+        if board.exhausted || board.cutting {
+            return None;
+        }
+        if board.in_flight < self.window + self.session.batched_chunks(self.chunk_size)
+            && let Some(batch) = self.session.batch()
+        {
+            return Some(Task::Fill(batch));
+        }
+        let at_home = board.in_flight - board.away.len();
+        if at_home >= self.window || !self.session.cores_scan() {
+            return None;
+        }
+        board.cutting = true;
+        Some(Task::Cut)
+    }
+
+    fn perform(&self, task: Task<W::Done>, own: &mut Own<W::Local>) -> Result<()> {
         let outcome = match task {
             Task::Commit(done) => self.work.commit(done).map(|()| Outcome::Committed),
             Task::Close => {
                 self.work.close();
                 Ok(Outcome::Closed)
             }
-            Task::Cut => self.cut_and_process(local),
+            Task::Process(chunk, rows) => self.process(chunk, &rows, &mut own.local),
+            Task::Scan(chunk) => self.scan(chunk, own),
+            Task::Fill(batch) => self.fill(batch).map(|()| Outcome::Filled),
+            Task::Cut => match self.cut()? {
+                Some(chunk) => self.scan(chunk, own),
+                None => Ok(Outcome::Exhausted),
+            },
         }?;
         let mut board = self.lock();
         board.busy -= 1;
@@ -247,26 +327,86 @@ impl<W: Work> Scheduler<'_, W> {
                 board.next += 1;
             }
             Outcome::Closed => board.closed = true,
-            Outcome::Exhausted => {}
+            Outcome::Exhausted | Outcome::Filled => {}
             Outcome::Processed(sequence, done) => drop(board.done.insert(sequence, done)),
         }
         self.changed.notify_all();
         Ok(())
     }
 
-    fn cut_and_process(&self, local: &mut W::Local) -> Result<Outcome<W::Done>> {
+    /// The next chunk.
+    fn cut(&self) -> Result<Option<Chunk>> {
         let chunk = self.cutter.lock().unwrap_or_else(PoisonError::into_inner).next_chunk()?;
-        {
-            let mut board = self.lock();
-            board.cutting = false;
-            board.exhausted = chunk.is_none();
-            board.in_flight += usize::from(chunk.is_some());
-            board.events += 1;
-            self.changed.notify_all();
+        let mut board = self.lock();
+        board.cutting = false;
+        board.exhausted |= chunk.is_none();
+        board.in_flight += usize::from(chunk.is_some());
+        board.events += 1;
+        self.changed.notify_all();
+        Ok(chunk)
+    }
+
+    fn scan(&self, chunk: Chunk, own: &mut Own<W::Local>) -> Result<Outcome<W::Done>> {
+        chunk.populate();
+        if chunk.is_too_long_for_rows() {
+            own.rows.clear(self.work.job().schema.tree().sources());
+        } else {
+            self.session.scan(&chunk, &mut own.rows)?;
         }
-        let Some(chunk) = chunk else { return Ok(Outcome::Exhausted) };
+        self.process(chunk, &own.rows, &mut own.local)
+    }
+
+    fn process(&self, chunk: Chunk, rows: &Rows, local: &mut W::Local) -> Result<Outcome<W::Done>> {
         let sequence = chunk.sequence;
-        Ok(Outcome::Processed(sequence, self.work.process(local, chunk)?))
+        Ok(Outcome::Processed(sequence, self.work.process(local, chunk, rows)?))
+    }
+
+    /// Fills a GPU's batch with chunks, and sends it off.
+    fn fill(&self, mut batch: Batch) -> Result<()> {
+        while batch.has_room(self.chunk_size) && !self.work.is_behind() {
+            let Some(chunk) = self.cut()? else { break };
+            chunk.populate();
+            let fits = batch.add(chunk.sequence, &chunk);
+            let mut board = self.lock();
+            if fits {
+                board.away.insert(chunk.sequence, chunk);
+            } else {
+                board.left.push(chunk);
+            }
+        }
+        batch.launch().or_else(|lost| self.give_up(lost))
+    }
+
+    /// Takes in what GPUs are done with; whether there was anything.
+    fn poll(&self) -> Result<bool> {
+        let done = match self.session.poll() {
+            Ok(done) => done,
+            Err(lost) => return self.give_up(lost).map(|()| true),
+        };
+        let is_any = !done.is_empty();
+        let mut board = self.lock();
+        for (ticket, rows) in done {
+            if let Some(chunk) = board.away.remove(&ticket) {
+                board.scanned.insert(ticket, (chunk, rows));
+            }
+        }
+        Ok(is_any)
+    }
+
+    /// A GPU has failed: the cores scan what it had.
+    fn give_up(&self, lost: Lost) -> Result<()> {
+        if self.session.needs_gpus() {
+            return Err(lost.error.into());
+        }
+        if lost.is_news {
+            tracing::warn!("{}; the run goes on without it", lost.error);
+        }
+        let mut board = self.lock();
+        let chunks: Vec<Chunk> = lost.tickets.iter().filter_map(|ticket| board.away.remove(ticket)).collect();
+        board.left.extend(chunks);
+        board.events += 1;
+        self.changed.notify_all();
+        Ok(())
     }
 }
 
@@ -274,6 +414,7 @@ enum Outcome<D> {
     Committed,
     Closed,
     Exhausted,
+    Filled,
     Processed(u64, D),
 }
 
@@ -287,21 +428,5 @@ impl<D> Board<D> {
         self.committing = true;
         self.busy += 1;
         Some(done)
-    }
-
-    fn take_other(&mut self, window: usize, is_behind: impl Fn() -> bool) -> Option<Task<D>> {
-        if !self.exhausted {
-            if self.cutting || self.in_flight >= window || is_behind() {
-                return None;
-            }
-            self.cutting = true;
-            self.busy += 1;
-            return Some(Task::Cut);
-        }
-        if self.in_flight == 0 && !self.closed && !self.committing && self.busy == 0 {
-            self.busy += 1;
-            return Some(Task::Close);
-        }
-        None
     }
 }

@@ -5,7 +5,9 @@
 //! error means that the device failed.
 
 pub mod cpu;
+pub mod cuda;
 pub mod detail;
+pub mod engine;
 pub mod reference;
 
 use crate::domain::row::Rows;

@@ -1,0 +1,166 @@
+//! What a run scans with: the cores, and GPUs beside them where there are any.
+
+use super::cuda::{self, Device, DeviceJob, Lost};
+use super::{DeviceError, ScanJob, Scanner};
+use crate::domain::row::Rows;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+/// The scanners of a run.
+pub struct Engine {
+    cpu: Box<dyn Scanner>,
+    /// Empty until the devices are open.
+    gpus: Arc<OnceLock<Vec<Arc<Device>>>>,
+    opening: Option<JoinHandle<()>>,
+    /// Whether GPUs alone are to scan (but for what they leave out).
+    gpus_only: bool,
+}
+
+impl Engine {
+    /// The cores alone.
+    pub fn of_cores(cpu: Box<dyn Scanner>) -> Engine {
+        Engine { cpu, gpus: Arc::default(), opening: None, gpus_only: false }
+    }
+
+    /// These GPUs alone; `cpu` scans what they leave out.
+    pub fn of_gpus(cpu: Box<dyn Scanner>, gpus: Vec<Arc<Device>>) -> Engine {
+        Engine { cpu, gpus: Arc::new(OnceLock::from(gpus)), opening: None, gpus_only: true }
+    }
+
+    /// The cores at once, and the GPUs as soon as they are open: that takes some tenths of a second, in
+    /// which the cores can do a lot.
+    pub fn of_both(cpu: Box<dyn Scanner>) -> Engine {
+        let gpus = Arc::<OnceLock<_>>::default();
+        let open = {
+            let gpus = Arc::clone(&gpus);
+            move || {
+                let found = cuda::probe();
+                if found.devices.is_empty() {
+                    tracing::debug!("no GPU is used: {}", found.why_not());
+                }
+                // Nobody else sets it.
+                let _ = gpus.set(found.devices);
+            }
+        };
+        // A machine that has no room for a thread has none for a GPU either.
+        let opening = std::thread::Builder::new().name("open-gpus".into()).spawn(open).ok();
+        Engine { cpu, gpus, opening, gpus_only: false }
+    }
+
+    /// Name of the CPU scanner, or of the GPUs if they scan alone.
+    pub fn name(&self) -> &'static str {
+        if self.gpus_only { "cuda" } else { self.cpu.name() }
+    }
+
+    /// Begins a job.
+    pub fn session<'a>(&'a self, job: ScanJob<'a>) -> Session<'a> {
+        Session { engine: self, job, devices: OnceLock::new() }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The driver does not like a process that ends while it starts up.
+        if let Some(opening) = self.opening.take() {
+            let _ = opening.join();
+        }
+    }
+}
+
+/// A job on an [`Engine`].
+pub struct Session<'a> {
+    engine: &'a Engine,
+    job: ScanJob<'a>,
+    devices: OnceLock<Vec<(Arc<Device>, DeviceJob)>>,
+}
+
+/// A batch of chunks on the way to a GPU.
+pub struct Batch<'s> {
+    filling: cuda::Filling,
+    job: &'s DeviceJob,
+}
+
+impl Session<'_> {
+    /// Scans a chunk on the core at hand.
+    ///
+    /// # Errors
+    /// None: cores do not fail.
+    pub fn scan(&self, chunk: &[u8], rows: &mut Rows) -> Result<(), DeviceError> {
+        self.engine.cpu.scan(chunk, &self.job, rows)
+    }
+
+    /// Whether cores take chunks of their own.
+    pub fn cores_scan(&self) -> bool {
+        !self.engine.gpus_only || self.devices().is_empty()
+    }
+
+    /// Chunks of `size` bytes that can be on their way to or from GPUs.
+    pub fn batched_chunks(&self, size: usize) -> usize {
+        self.devices().len() * cuda::SLOTS * (cuda::SLOT_BYTES / size.max(1)).min(MOST_CHUNKS)
+    }
+
+    /// A batch to fill, if a GPU has room for one.
+    pub fn batch(&self) -> Option<Batch<'_>> {
+        self.devices().iter().find_map(|(device, job)| device.fill().map(|filling| Batch { filling, job }))
+    }
+
+    /// The rows of chunks that GPUs are done with, each with its ticket.
+    ///
+    /// # Errors
+    /// If a device failed. It is not used any more; its chunks have to be scanned again.
+    pub fn poll(&self) -> Result<Vec<(u64, Rows)>, Lost> {
+        let mut done = Vec::new();
+        for (device, job) in self.devices() {
+            done.extend(device.poll(job, &self.job, &*self.engine.cpu)?);
+        }
+        Ok(done)
+    }
+
+    /// Whether the failure of a GPU ends the run.
+    pub fn needs_gpus(&self) -> bool {
+        self.engine.gpus_only
+    }
+
+    /// The devices that are open by now, with the job. Not asked again once there are some.
+    fn devices(&self) -> &[(Arc<Device>, DeviceJob)] {
+        let Some(gpus) = self.engine.gpus.get() else { return &[] };
+        self.devices.get_or_init(|| gpus.iter().filter_map(|device| self.prepare(device)).collect())
+    }
+
+    fn prepare(&self, device: &Arc<Device>) -> Option<(Arc<Device>, DeviceJob)> {
+        match device.job(&self.job) {
+            Ok(Some(job)) => Some((Arc::clone(device), job)),
+            Ok(None) => {
+                tracing::warn!("the schema has more than 32 fields, or paths of more than 31 steps: the CPU scans");
+                None
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        }
+    }
+}
+
+/// Chunks of a batch at most: of tiny ones there would be more than there are of use.
+const MOST_CHUNKS: usize = 256;
+
+impl Batch<'_> {
+    /// Copies a chunk in, if there is room.
+    pub fn add(&mut self, ticket: u64, chunk: &[u8]) -> bool {
+        self.filling.add(ticket, chunk)
+    }
+
+    /// Whether a chunk of `size` bytes has room.
+    pub fn has_room(&self, size: usize) -> bool {
+        self.filling.chunks() < MOST_CHUNKS && self.filling.room() > size
+    }
+
+    /// Has the chunks scanned.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub fn launch(self) -> Result<(), Lost> {
+        self.filling.launch(self.job)
+    }
+}
