@@ -1,4 +1,4 @@
-// From lines to rows: a warp a line, and a lane a line for nothing.
+// From lines to rows: a warp a line.
 //
 // Lines are taken by ticket, as they are of all lengths. The walk reads every byte of a line once; only the
 // text is looked at again, decoded, while it is in shared memory.

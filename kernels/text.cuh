@@ -338,6 +338,8 @@ struct Strings {
         lane_words = 0;
         // A word may begin with the first character, as if there were white space before it.
         space_before = TOP_BITS;
+        // The window is written anew only when all lanes are done with the text before.
+        __syncwarp();
         if (lane < STRIPE / 4) {
             window.words()[lane] = four(' ');
         }
@@ -384,8 +386,6 @@ struct Strings {
         if (job.hash_wanted) {
             measured.hash = hash_rest();
         }
-        // The window may be written again only when all have read it.
-        __syncwarp();
     }
 
     __device__ __forceinline__ u64 hash_rest() {

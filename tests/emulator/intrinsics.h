@@ -20,10 +20,10 @@
     static ::emulator::detail::SharedKey name##_shared_key;  \
     ::emulator::detail::Type<T>& name = ::emulator::detail::shared_object<T>(name##_shared_key)
 
-#define threadIdx (::emulator::detail::current->thread_index)
-#define blockIdx (::emulator::detail::current->block->index)
-#define blockDim (::emulator::detail::current->block->size)
-#define gridDim (::emulator::detail::current->block->grid)
+#define threadIdx (::emulator::detail::running().thread_index)
+#define blockIdx (::emulator::detail::running().block->index)
+#define blockDim (::emulator::detail::running().block->size)
+#define gridDim (::emulator::detail::running().block->grid)
 constexpr int warpSize = 32;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ inline int __all_sync(unsigned mask, int predicate, emulator::detail::Site site 
         emulator::detail::collective(emulator::detail::Operation::All, mask, predicate != 0, 0, site));
 }
 /// A device may answer with fewer lanes; no kernel may rely on either.
-inline unsigned __activemask() { return emulator::detail::current->warp->alive; }
+inline unsigned __activemask() { return emulator::detail::running().warp->alive; }
 
 namespace emulator::detail {
 
@@ -105,10 +105,10 @@ struct Segment {
     unsigned lane, first, last;
     explicit Segment(int width) {
         if (width < 1 || width > 32 || (width & (width - 1)) != 0) {
-            give_up(*current->block->worker, EMULATOR_LANE_FORMAT " shuffles with a width of %d",
-                    EMULATOR_LANE(*current), width);
+            give_up(*running().block->worker, EMULATOR_LANE_FORMAT " shuffles with a width of %d",
+                    EMULATOR_LANE(running()), width);
         }
-        lane = current->number;
+        lane = running().number;
         first = lane & ~(static_cast<unsigned>(width) - 1);
         last = first + static_cast<unsigned>(width) - 1;
     }
@@ -292,16 +292,16 @@ namespace emulator::detail {
 
 /// Before each atomic: now and then the others go first. A loop around an atomic thereby lets them run.
 inline void before_atomic([[maybe_unused]] const volatile void* address) {
-    if (current->warp->random->below(16) == 0) poll();
+    if (running().warp->random->below(16) == 0) poll();
 #if defined(EMULATOR_TSAN)
-    current->recent_atomics[current->recent++ % 8] = address;
+    running().recent_atomics[running().recent++ % 8] = address;
 #endif
 }
 
 /// Atomics are relaxed, as CUDA's are, unless a fence came before.
 template <class T>
 inline bool replace(T* address, T& expected, T desired) {
-    if (current->fenced) {
+    if (running().fenced) {
         return __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
     }
     return __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
@@ -330,10 +330,10 @@ inline T compare_and_swap(T* address, T expected, T desired) {
 /// writes by an atomic after it as released.
 inline void fence() {
 #if defined(EMULATOR_TSAN)
-    for (const volatile void* address : current->recent_atomics) {
+    for (const volatile void* address : running().recent_atomics) {
         if (address != nullptr) acquire(const_cast<void*>(address));
     }
-    current->fenced = true;
+    running().fenced = true;
 #else
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
@@ -381,8 +381,8 @@ inline long long clock64() {
 }
 
 [[noreturn]] inline void __trap() {
-    emulator::detail::give_up(*emulator::detail::current->block->worker, EMULATOR_LANE_FORMAT " called __trap",
-                              EMULATOR_LANE(*emulator::detail::current));
+    emulator::detail::give_up(*emulator::detail::running().block->worker, EMULATOR_LANE_FORMAT " called __trap",
+                              EMULATOR_LANE(emulator::detail::running()));
 }
 
 namespace emulator {
@@ -400,7 +400,7 @@ template <class T>
 inline T load_relaxed(const T* address) {
     detail::poll();
 #if defined(EMULATOR_TSAN)
-    detail::current->recent_atomics[detail::current->recent++ % 8] = address;
+    detail::running().recent_atomics[detail::running().recent++ % 8] = address;
 #endif
     return __atomic_load_n(address, __ATOMIC_RELAXED);
 }
@@ -413,7 +413,7 @@ inline void store_release(T* address, T value) {
 /// st.relaxed.gpu, or a volatile write.
 template <class T>
 inline void store_relaxed(T* address, T value) {
-    if (detail::current->fenced) {
+    if (detail::running().fenced) {
         __atomic_store_n(address, value, __ATOMIC_RELEASE);
     } else {
         __atomic_store_n(address, value, __ATOMIC_RELAXED);

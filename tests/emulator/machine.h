@@ -291,6 +291,9 @@ struct Worker {
 inline thread_local Lane* current __attribute__((tls_model("initial-exec"))) = nullptr;
 inline thread_local Warp* current_warp __attribute__((tls_model("initial-exec"))) = nullptr;
 
+/// For code that ThreadSanitizer sees, as kernels are: to it, what is local to a thread is not for fibers to read.
+EMULATOR_INTERNAL Lane& running() { return *current; }
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Reports
 // ---------------------------------------------------------------------------------------------------------------------
@@ -663,6 +666,7 @@ EMULATOR_INTERNAL void dismantle(Block& block) {
 
 /// Makes fibers for blocks of up to `threads` threads.
 EMULATOR_INTERNAL void build(Block& block, unsigned threads) {
+    Unseen unseen;  // ThreadSanitizer would see new stacks where old ones were
     dismantle(block);
     block.shared = {};
     block.lanes = std::vector<Lane>(threads);

@@ -142,7 +142,7 @@ __global__ void atomics_kernel(u32* u, u64* l, int* i) {
     // Every value comes out of the exchange once, but for the one that stays.
     atomicAdd(&l[7], u64{atomicExch(&u[7], t + 1)});
     // An increment that is made by hand.
-    for (u32 seen = __ldg(&u[8]);;) {
+    for (u32 seen = 0;;) {
         u32 found = atomicCAS(&u[8], seen, seen + 3);
         if (found == seen) break;
         seen = found;
