@@ -19,7 +19,7 @@ constexpr u32 LOADS = 4;
 constexpr u32 WARP_BYTES = WARP * LOAD_BYTES * LOADS;
 constexpr u32 TILE_BYTES = MARK_WARPS * WARP_BYTES;
 constexpr u32 WORD_BITS = 64;
-constexpr u32 SUM_THREADS = 1024;
+constexpr u32 SUM_THREADS = 256;
 
 // What each warp of a block has counted.
 template <u32 WARPS>

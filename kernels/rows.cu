@@ -15,6 +15,7 @@ constexpr u32 ROW_BLOCKS = 4;
 struct RowsShared {
     alignas(16) u8 secret[SECRET_BYTES + 16];
     alignas(16) u8 seeded_secret[SECRET_BYTES + 16];
+    u8 meanings[ROW_THREADS];
     Window window[ROW_WARPS];
 };
 
@@ -35,7 +36,7 @@ __device__ __forceinline__ u32 word_of_line(const u8* line, u32 len, int at) {
     if (behind > 0) {
         keep &= behind >= 4 ? 0 : ~0u >> (8 * behind);
     }
-    return keep == 0 ? four('\n') : (load_4(line + at) & keep) | (four('\n') & ~keep);
+    return keep == 0 ? four('\n') : (input_4(line + at) & keep) | (four('\n') & ~keep);
 }
 
 __device__ __noinline__ LineFacts line_facts(const u8* line, u32 len, u32 lane) {
@@ -71,7 +72,9 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
     SHARED(RowsShared, shared);
     const u32 lane = lane_id();
 
-    // STEP 1: the secrets, which every text's hash needs, come nearer.
+    // STEP 1: what every text needs comes nearer: the secrets for its hash, the meanings of its escapes.
+    static_assert(ROW_THREADS == 256, "a thread for each byte");
+    shared.meanings[threadIdx.x] = static_cast<u8>(simple_escape(threadIdx.x));
     if (threadIdx.x < SECRET_BYTES) {
         shared.secret[threadIdx.x] = job->secret[threadIdx.x];
         shared.seeded_secret[threadIdx.x] = job->seeded_secret[threadIdx.x];
@@ -85,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
                  reinterpret_cast<const JobChild*>(job_bytes + job->children),
                  job_bytes + job->keys,
                  lane,
-                 {*job, shared.secret, shared.seeded_secret, shared.window[threadIdx.x / WARP], lane},
+                 {*job, shared.secret, shared.seeded_secret, shared.meanings, shared.window[threadIdx.x / WARP], lane},
                  {lane}};
     const u32 lines = facts->lines;
     const bool check_utf8 = facts->not_utf8 != 0;
@@ -118,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
             const u8* const end = line_is.not_utf8 ? nullptr : walk.document(line);
             if (end == line + len) {
                 const u8* const first = walk.skip_space(line);
-                fault = walk.fault(*first == '{');
+                fault = walk.fault(input_1(first) == '{');
             } else {
                 fault = {why_not_json(check_utf8 ? line_is : line_facts(line, len, lane)), 0};
             }

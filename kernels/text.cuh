@@ -37,7 +37,8 @@ __device__ __forceinline__ bool is_surrogate(u32 unit) { return (unit & 0xf800) 
 __device__ __forceinline__ bool is_high_surrogate(u32 unit) { return (unit & 0xfc00) == 0xd800; }
 __device__ __forceinline__ bool is_low_surrogate(u32 unit) { return (unit & 0xfc00) == 0xdc00; }
 
-// What a one-letter escape stands for; 0 where JSON has no such escape (\u is another matter).
+// What a one-letter escape stands for; 0 where JSON has no such escape (\u is another matter). The warps of a
+// block share a table of it.
 __device__ __forceinline__ u32 simple_escape(u32 letter) {
     switch (letter) {
         case '"':
@@ -75,8 +76,8 @@ __device__ __forceinline__ u32 hex_4(u32 digits) {
 // The code unit of an escape \uXXXX at `at`; above 0xffff if there is none.
 __device__ __forceinline__ u32 unicode_escape(const u8* at) {
     constexpr u32 BACKSLASH_U = '\\' | 'u' << 8;
-    const u32 start = load_4(at);
-    return (start & 0xffff) == BACKSLASH_U ? hex_4(load_4(at + 2)) : 0x10000;
+    const u32 start = input_4(at);
+    return (start & 0xffff) == BACKSLASH_U ? hex_4(input_4(at + 2)) : 0x10000;
 }
 
 // A character's UTF-8, the first byte lowest.
@@ -117,10 +118,18 @@ struct Escapes {
     u32 escaped;
 };
 
-// In a run of backslashes every second one is escaped. A lane can tell from its own four bytes whether the
-// byte behind them is escaped, unless all four are backslashes: then it is as at their start. So the state
-// at a lane's start is that of the nearest lane below whose bytes are not all backslashes.
+// In a run of backslashes every second one is escaped. Most runs have one: then each begins an escape, and what
+// is behind it is escaped.
+//
+// Otherwise: a lane can tell from its own four bytes whether the byte behind them is escaped, unless all four are
+// backslashes; then it is as at their start. So the state at a lane's start is that of the nearest lane below
+// whose bytes are not all backslashes.
 __device__ __forceinline__ Escapes find_escapes(u32 backslashes, u32 lane) {
+    const u32 below = __shfl_up_sync(ALL_LANES, backslashes, 1);
+    const u32 behind_one = (backslashes << 1 | (lane == 0 ? 0 : below >> 3)) & 0xf;
+    if (warp_ballot((backslashes & behind_one) != 0) == 0) {
+        return {backslashes, behind_one};
+    }
     const bool all = backslashes == 0xf;
     const u32 trailing = __clz(static_cast<int>(~(backslashes << 28)));
     const u32 odd = warp_ballot(!all && trailing % 2 == 1);
@@ -151,9 +160,13 @@ struct Strings {
     // The secrets, in shared memory.
     const u8* secret;
     const u8* seeded_secret;
+    // What each byte stands for behind a backslash, as simple_escape says.
+    const u8* meanings;
     Window& window;
     const u32 lane;
 
+    // Whether the string at hand has an escape.
+    bool had_escape;
     // Whether a string other than a text had an escaped surrogate.
     bool saw_surrogate;
     Measured measured;
@@ -171,6 +184,7 @@ struct Strings {
     // Walks to behind the closing quote of the string whose first byte is at `at`, and says whether it is a
     // JSON string.
     __device__ __forceinline__ bool skip(const u8*& at) {
+        had_escape = false;
         for (;;) {
             const Stop stop = step<false>(at);
             if (stop != NO_STOP) {
@@ -199,10 +213,11 @@ struct Strings {
     // Goes on by up to STEP bytes.
     template <bool DECODE>
     __device__ __forceinline__ Stop step(const u8*& at) {
-        const u32 word = load_4(at + 4 * lane);
+        const u32 word = input_4(at + 4 * lane);
         const u32 backslashes = equal(word, '\\');
         const u32 ends = equal(word, '"') | control(word);
-        if (warp_ballot((backslashes | ends) != 0) == 0) {
+        const u32 stopping = warp_ballot((backslashes | ends) != 0);
+        if (stopping == 0) {
             if (DECODE) {
                 put_word(word);
                 filled += STEP;
@@ -210,30 +225,45 @@ struct Strings {
             at += STEP;
             return NO_STOP;
         }
-        return mixed_step<DECODE>(at, word, nibble(backslashes), nibble(ends));
+        const u32 first_lane = first_of(stopping);
+        const u32 first = first_of(broadcast(backslashes | ends, first_lane)) / 8;
+        const u32 byte = broadcast(word, first_lane) >> (8 * first) & 0xff;
+        if (byte == '\\') {
+            had_escape = true;
+            return mixed_step<DECODE>(at, word, nibble(backslashes), nibble(ends));
+        }
+        const u32 read = 4 * first_lane + first;
+        if (DECODE) {
+            // What is written behind the end is not counted as filled.
+            put_word(word);
+            filled += read;
+        }
+        at += read + 1;
+        return byte == '"' ? QUOTE : INVALID;
     }
 
-    // A step with an escape, a quote or worse in it.
+    // A step with an escape in it.
     template <bool DECODE>
     __device__ __forceinline__ Stop mixed_step(const u8*& at, u32 word, u32 backslashes, u32 ends) {
         const Escapes escapes = find_escapes(backslashes, lane);
         // The first byte of this lane that the step cannot pass. Of an escape that is not of one letter, that
         // is its backslash, which may be the last byte of the lane below.
-        u32 stop = STEP;
-        for (u32 i = 4; i-- > 0;) {
+        const u32 ending = ends & ~escapes.escaped;
+        u32 stop = ending == 0 ? STEP : 4 * lane + first_of(ending);
+        for (u32 left = escapes.escaped; left != 0; left &= left - 1) {
+            const u32 i = first_of(left);
             const u32 byte = word >> (8 * i) & 0xff;
-            if (escapes.escaped >> i & 1) {
-                const u32 meaning = simple_escape(byte);
-                word = meaning == 0 ? word : (word & ~(0xffu << (8 * i))) | meaning << (8 * i);
-                stop = meaning == 0 ? 4 * lane + i - 1 : stop;
-            } else if (ends >> i & 1) {
-                stop = 4 * lane + i;
+            const u32 meaning = meanings[byte];
+            if (meaning != 0) {
+                word ^= (byte ^ meaning) << (8 * i);
+            } else {
+                stop = min(stop, 4 * lane + i - 1);
             }
         }
         const u32 stopping = warp_ballot(stop != STEP);
         u32 read = STEP;
         if (stopping != 0) {
-            read = broadcast(stop, __ffs(static_cast<int>(stopping)) - 1);
+            read = broadcast(stop, first_of(stopping));
         } else if (broadcast(escapes.begin, WARP - 1) >> 3 & 1) {
             // The last byte begins an escape: its letter is not here yet.
             read = STEP - 1;
@@ -248,11 +278,12 @@ struct Strings {
     // What is at `at`, where a step could not go on. A run of \uXXXX is passed.
     template <bool DECODE>
     __device__ __forceinline__ Stop what_stops(const u8*& at) {
-        if (*at == '"') {
+        const u32 byte = input_1(at);
+        if (byte == '"') {
             at += 1;
             return QUOTE;
         }
-        return *at == '\\' && unicode_run<DECODE>(at) ? NO_STOP : INVALID;
+        return byte == '\\' && unicode_run<DECODE>(at) ? NO_STOP : INVALID;
     }
 
     // Passes up to 32 escapes of the form \uXXXX, one a lane; false if there is none at `at`.
@@ -260,7 +291,7 @@ struct Strings {
     __device__ __forceinline__ bool unicode_run(const u8*& at) {
         const u32 unit = unicode_escape(at + UNICODE_ESCAPE * lane);
         const u32 others = warp_ballot(unit > 0xffff);
-        u32 run = others == 0 ? WARP : __ffs(static_cast<int>(others)) - 1;
+        u32 run = others == 0 ? WARP : first_of(others);
         if (run == 0) {
             return false;
         }

@@ -95,7 +95,7 @@ __device__ __noinline__ bool is_escaped_key(const u8* key, u32 len, const u8* wa
             utf8.bytes = simple_escape(key[1]);
             key += 2;
         } else {
-            u32 code = hex_4(load_4(key + 2));
+            u32 code = hex_4(input_4(key + 2));
             key += UNICODE_ESCAPE;
             if (is_surrogate(code)) {
                 const u32 low = is_high_surrogate(code) && key < end ? unicode_escape(key) : 0;
@@ -127,7 +127,7 @@ __device__ __noinline__ bool has_lone_surrogate(const u8* at, u32 len) {
         } else if (at[1] != 'u') {
             at += 2;
         } else {
-            const u32 unit = hex_4(load_4(at + 2));
+            const u32 unit = hex_4(input_4(at + 2));
             at += UNICODE_ESCAPE;
             if (is_surrogate(unit)) {
                 if (!is_high_surrogate(unit) || !is_low_surrogate(unicode_escape(at))) {
@@ -232,13 +232,14 @@ struct Walk {
         return {DOCUMENT, 0};
     }
 
-    __device__ __forceinline__ u32 first_of(u32 lanes) { return __ffs(static_cast<int>(lanes)) - 1; }
-
     __device__ __forceinline__ const u8* skip_space(const u8* at) {
-        while (*at == ' ' || *at == '\t' || *at == '\r') {
+        for (;;) {
+            const u32 byte = input_1(at);
+            if (byte != ' ' && byte != '\t' && byte != '\r') {
+                return at;
+            }
             at += 1;
         }
-        return at;
     }
 
     // Walks through the value at `at` and all within it, to behind it.
@@ -246,14 +247,14 @@ struct Walk {
         u32 node = ROOT;
         for (;;) {
             const u8* const start = at;
-            const u32 first = *at;
+            const u32 first = input_1(at);
             if (first == '{' || first == '[') {
                 const bool is_object = first == '{';
                 if (!frames.push({offset(start), node, is_object})) {
                     return false;
                 }
                 at = skip_space(at + 1);
-                if (*at != (is_object ? '}' : ']')) {
+                if (input_1(at) != (is_object ? '}' : ']')) {
                     if (!member(at, node)) {
                         return false;
                     }
@@ -283,7 +284,7 @@ struct Walk {
         while (frames.depth > 0) {
             at = skip_space(at);
             const Frame top = frames.top;
-            const u32 byte = *at;
+            const u32 byte = input_1(at);
             if (byte == ',') {
                 at = skip_space(at + 1);
                 return member(at, node);
@@ -330,27 +331,28 @@ struct Walk {
     }
 
     __device__ __forceinline__ bool literal(const u8*& at, u32 word) {
-        const bool is_it = load_4(at) == word;
+        const bool is_it = input_4(at) == word;
         at += 4;
         return is_it;
     }
 
     __device__ __forceinline__ bool number(const u8*& at) {
-        at += *at == '-';
-        if (*at == '0') {
+        at += input_1(at) == '-';
+        if (input_1(at) == '0') {
             at += 1;
         } else if (!digits(at)) {
             return false;
         }
-        if (*at == '.') {
+        if (input_1(at) == '.') {
             at += 1;
             if (!digits(at)) {
                 return false;
             }
         }
-        if ((*at | 0x20) == 'e') {
+        if ((input_1(at) | 0x20) == 'e') {
             at += 1;
-            at += *at == '+' || *at == '-';
+            const u32 sign = input_1(at);
+            at += sign == '+' || sign == '-';
             return digits(at);
         }
         return true;
@@ -361,7 +363,7 @@ struct Walk {
         const u8* const start = at;
         u32 others;
         do {
-            others = warp_ballot(static_cast<u32>(at[lane] - '0') >= 10);
+            others = warp_ballot(input_1(at + lane) - '0' >= 10);
             at += others == 0 ? WARP : first_of(others);
         } while (others == 0);
         return at > start;
@@ -378,7 +380,7 @@ struct Walk {
 
     // Walks through a key, its colon and the white space behind it, to the value, and finds the value's node.
     __device__ __forceinline__ bool key(const u8*& at, u32& node) {
-        if (*at != '"') {
+        if (input_1(at) != '"') {
             return false;
         }
         at += 1;
@@ -388,7 +390,7 @@ struct Walk {
         }
         const u32 len = static_cast<u32>(at - start) - 1;
         at = skip_space(at);
-        if (*at != ':') {
+        if (input_1(at) != ':') {
             return false;
         }
         at = skip_space(at + 1);
@@ -403,11 +405,7 @@ struct Walk {
     // The node below `node` for a key: every lane compares it with another of the wanted ones.
     __device__ __forceinline__ u32 child(u32 node, const u8* key, u32 len) {
         const u64 mask = len < 8 ? (1ull << (8 * len)) - 1 : ~0ull;
-        const u64 head = load_8(key) & mask;
-        bool may_be_escaped = false;
-        for (u32 i = 0; i < len; i += WARP) {
-            may_be_escaped |= warp_ballot(i + lane < len && key[i + lane] == '\\') != 0;
-        }
+        const u64 head = input_8(key) & mask;
         const JobNode parent = nodes[node];
         for (u32 first = 0; first < parent.children; first += WARP) {
             bool is_it = false;
@@ -415,7 +413,7 @@ struct Walk {
             if (first + lane < parent.children) {
                 const JobChild wanted = children[parent.first_child + first + lane];
                 leads_to = wanted.node;
-                is_it = may_be_escaped
+                is_it = strings.had_escape
                             ? is_escaped_key(key, len, keys + wanted.key, wanted.key_len)
                             : wanted.head == head && wanted.key_len == len && is_same(key, keys + wanted.key, len);
             }
@@ -430,7 +428,7 @@ struct Walk {
     // Compares what a head does not tell.
     __device__ __forceinline__ bool is_same(const u8* key, const u8* wanted, u32 len) {
         for (u32 i = 8; i < len; i++) {
-            if (key[i] != wanted[i]) {
+            if (input_1(key + i) != wanted[i]) {
                 return false;
             }
         }

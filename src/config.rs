@@ -98,6 +98,12 @@ pub struct RunArgs {
     #[arg(long, env = "COLOPHON_DEVICE", value_name = "DEVICE")]
     pub device: Option<Device>,
 
+    /// Bytes of input for each thread from which on --device auto looks for GPUs; opening one takes some tenths of a
+    /// second [default: 1GiB]
+    #[arg(long, env = "COLOPHON_GPU_FROM", value_name = "SIZE")]
+    #[serde(deserialize_with = "list")]
+    pub gpu_from: Option<String>,
+
     /// Force one of the CPU scanners that `colophon devices` lists
     #[arg(long, env = "COLOPHON_SCANNER", value_name = "NAME")]
     pub scanner: Option<String>,
@@ -205,6 +211,7 @@ impl ExportArgs {
             run: RunArgs {
                 threads: self.run.threads.or(file.run.threads),
                 device: self.run.device.or(file.run.device),
+                gpu_from: self.run.gpu_from.or(file.run.gpu_from),
                 scanner: self.run.scanner.or(file.run.scanner),
                 chunk_size: self.run.chunk_size.or(file.run.chunk_size),
             },
@@ -316,6 +323,8 @@ pub struct RunConfig {
     pub threads: usize,
     /// What to scan with.
     pub device: Device,
+    /// Bytes of input for each thread from which on GPUs are looked for.
+    pub gpu_from: u64,
     /// A scanner to force.
     pub scanner: Option<String>,
     /// Bytes of a chunk.
@@ -346,6 +355,7 @@ impl RunArgs {
         Ok(RunConfig {
             threads,
             device: self.device.unwrap_or(Device::Auto),
+            gpu_from: size("--gpu-from", self.gpu_from.as_deref().unwrap_or("1GiB"))?,
             scanner: self.scanner.clone(),
             chunk_size: chunk_size as usize,
         })

@@ -5,19 +5,15 @@ use crate::error::{Error, Result};
 use crate::scan::engine::Engine;
 use crate::scan::{self, cuda};
 
-/// Bytes of input for each worker from which on GPUs are looked for: the cores scan so much in the time
-/// that opening one takes.
-const WORTH_A_GPU: u64 = 1 << 30;
-
 /// The engine for a run over so many bytes of input.
 ///
 /// # Errors
 /// [`Error::Usage`] if a scanner was asked for that is not there; [`Error::Environment`] if a GPU was.
 pub fn engine(run: &RunConfig, input_bytes: u64) -> Result<Engine> {
     let cpu = scan::by_name(run.scanner.as_deref()).map_err(Error::Usage)?;
-    let is_worth = input_bytes / run.threads as u64 >= WORTH_A_GPU;
+    let is_worth = input_bytes / run.threads as u64 >= run.gpu_from;
     match run.device {
-        Device::Auto if run.scanner.is_none() && is_worth => Ok(Engine::of_both(cpu)),
+        Device::Auto if is_worth => Ok(Engine::of_both(cpu)),
         Device::Auto | Device::Cpu => Ok(Engine::of_cores(cpu)),
         Device::Cuda => {
             let found = cuda::probe();

@@ -41,6 +41,8 @@ pub struct Report {
     pub bytes: u64,
     /// Name of the scanner that was used.
     pub scanner: &'static str,
+    /// Bytes of the input that GPUs scanned.
+    pub gpu_bytes: u64,
 }
 
 /// What an export reads: the shards in order.
@@ -108,6 +110,7 @@ pub fn export(
         output: stage.output().into(),
         bytes: files.iter().map(|file| file.bytes).sum(),
         scanner: engine.name(),
+        gpu_bytes: engine.gpu_bytes(),
         stats,
         ledger: sum.ledger,
         rejects: sum.rejects,
@@ -400,6 +403,7 @@ impl Report {
             "ledger": self.ledger,
             "rejects": self.rejects,
             "scanner": self.scanner,
+            "gpu_bytes": self.gpu_bytes,
         })
     }
 }

@@ -372,6 +372,7 @@ impl<W: Work> Scheduler<'_, W> {
                 board.away.insert(chunk.sequence, chunk);
             } else {
                 board.left.push(chunk);
+                break;
             }
         }
         batch.launch().or_else(|lost| self.give_up(lost))
@@ -387,6 +388,7 @@ impl<W: Work> Scheduler<'_, W> {
         let mut board = self.lock();
         for (ticket, rows) in done {
             if let Some(chunk) = board.away.remove(&ticket) {
+                self.session.note_gpu_bytes(chunk.len());
                 board.scanned.insert(ticket, (chunk, rows));
             }
         }

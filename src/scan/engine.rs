@@ -3,6 +3,7 @@
 use super::cuda::{self, Device, DeviceJob, Lost};
 use super::{DeviceError, ScanJob, Scanner};
 use crate::domain::row::Rows;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -14,17 +15,20 @@ pub struct Engine {
     opening: Option<JoinHandle<()>>,
     /// Whether GPUs alone are to scan (but for what they leave out).
     gpus_only: bool,
+    /// Bytes of chunks that GPUs scanned.
+    gpu_bytes: AtomicU64,
 }
 
 impl Engine {
     /// The cores alone.
     pub fn of_cores(cpu: Box<dyn Scanner>) -> Engine {
-        Engine { cpu, gpus: Arc::default(), opening: None, gpus_only: false }
+        Engine { cpu, gpus: Arc::default(), opening: None, gpus_only: false, gpu_bytes: AtomicU64::new(0) }
     }
 
     /// These GPUs alone; `cpu` scans what they leave out.
     pub fn of_gpus(cpu: Box<dyn Scanner>, gpus: Vec<Arc<Device>>) -> Engine {
-        Engine { cpu, gpus: Arc::new(OnceLock::from(gpus)), opening: None, gpus_only: true }
+        let gpus = Arc::new(OnceLock::from(gpus));
+        Engine { cpu, gpus, opening: None, gpus_only: true, gpu_bytes: AtomicU64::new(0) }
     }
 
     /// The cores at once, and the GPUs as soon as they are open: that takes some tenths of a second, in
@@ -44,12 +48,17 @@ impl Engine {
         };
         // A machine that has no room for a thread has none for a GPU either.
         let opening = std::thread::Builder::new().name("open-gpus".into()).spawn(open).ok();
-        Engine { cpu, gpus, opening, gpus_only: false }
+        Engine { cpu, gpus, opening, gpus_only: false, gpu_bytes: AtomicU64::new(0) }
     }
 
     /// Name of the CPU scanner, or of the GPUs if they scan alone.
     pub fn name(&self) -> &'static str {
         if self.gpus_only { "cuda" } else { self.cpu.name() }
+    }
+
+    /// Bytes of chunks that GPUs have scanned.
+    pub fn gpu_bytes(&self) -> u64 {
+        self.gpu_bytes.load(Ordering::Relaxed)
     }
 
     /// Begins a job.
@@ -116,6 +125,11 @@ impl Session<'_> {
         Ok(done)
     }
 
+    /// Notes that a chunk of so many bytes came back from a GPU.
+    pub fn note_gpu_bytes(&self, bytes: usize) {
+        self.engine.gpu_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Whether the failure of a GPU ends the run.
     pub fn needs_gpus(&self) -> bool {
         self.engine.gpus_only
@@ -151,9 +165,11 @@ impl Batch<'_> {
         self.filling.add(ticket, chunk)
     }
 
-    /// Whether a chunk of `size` bytes has room.
+    /// Whether a chunk of `size` bytes should be tried. The first one always should: one that is too long for a
+    /// batch is then known to be.
     pub fn has_room(&self, size: usize) -> bool {
-        self.filling.chunks() < MOST_CHUNKS && self.filling.room() > size
+        let chunks = self.filling.chunks();
+        chunks == 0 || (chunks < MOST_CHUNKS && self.filling.room() > size)
     }
 
     /// Has the chunks scanned.

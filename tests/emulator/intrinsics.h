@@ -16,8 +16,8 @@
 #define __launch_bounds__(...)
 
 /// Declares `name`, a reference to the block's one object of type T, in a kernel or a device function.
-#define SHARED(T, name)                                      \
-    static ::emulator::detail::SharedKey name##_shared_key;  \
+#define SHARED(T, name)                                     \
+    static ::emulator::detail::SharedKey name##_shared_key; \
     ::emulator::detail::Type<T>& name = ::emulator::detail::shared_object<T>(name##_shared_key)
 
 #define threadIdx (::emulator::detail::running().thread_index)
@@ -206,7 +206,8 @@ inline unsigned __brev(unsigned x) {
     return __builtin_bswap32(x);
 }
 inline unsigned long long __brevll(unsigned long long x) {
-    return static_cast<unsigned long long>(__brev(static_cast<unsigned>(x))) << 32 | __brev(static_cast<unsigned>(x >> 32));
+    return static_cast<unsigned long long>(__brev(static_cast<unsigned>(x))) << 32 |
+           __brev(static_cast<unsigned>(x >> 32));
 }
 
 /// Byte i of the result is the byte of y:x that nibble i of the selector names, by its low three bits.
@@ -342,19 +343,19 @@ inline void fence() {
 }  // namespace emulator::detail
 
 // For each type only what CUDA has for it: a call with another type does not compile here either.
-#define EMULATOR_ATOMIC(name, T, expression)                                                   \
-    inline T name(T* address, T value) {                                                       \
+#define EMULATOR_ATOMIC(name, T, expression)                                                    \
+    inline T name(T* address, T value) {                                                        \
         return emulator::detail::update(address, [value](T old) -> T { return (expression); }); \
     }
-#define EMULATOR_ATOMICS(T)                                                          \
-    EMULATOR_ATOMIC(atomicExch, T, (static_cast<void>(old), value))                  \
-    EMULATOR_ATOMIC(atomicMin, T, value < old ? value : old)                         \
-    EMULATOR_ATOMIC(atomicMax, T, value > old ? value : old)                         \
-    EMULATOR_ATOMIC(atomicAnd, T, old & value)                                       \
-    EMULATOR_ATOMIC(atomicOr, T, old | value)                                        \
-    EMULATOR_ATOMIC(atomicXor, T, old ^ value)                                       \
-    inline T atomicCAS(T* address, T expected, T desired) {                          \
-        return emulator::detail::compare_and_swap(address, expected, desired);       \
+#define EMULATOR_ATOMICS(T)                                                    \
+    EMULATOR_ATOMIC(atomicExch, T, (static_cast<void>(old), value))            \
+    EMULATOR_ATOMIC(atomicMin, T, value < old ? value : old)                   \
+    EMULATOR_ATOMIC(atomicMax, T, value > old ? value : old)                   \
+    EMULATOR_ATOMIC(atomicAnd, T, old & value)                                 \
+    EMULATOR_ATOMIC(atomicOr, T, old | value)                                  \
+    EMULATOR_ATOMIC(atomicXor, T, old ^ value)                                 \
+    inline T atomicCAS(T* address, T expected, T desired) {                    \
+        return emulator::detail::compare_and_swap(address, expected, desired); \
     }
 EMULATOR_ATOMICS(int)
 EMULATOR_ATOMICS(unsigned)

@@ -192,7 +192,7 @@ struct alignas(64) Lane {
     Operation operation = Operation::None;
 
     std::uint8_t recent = 0;
-    bool fenced = false;       // for ThreadSanitizer: fences order the atomics around them
+    bool fenced = false;  // for ThreadSanitizer: fences order the atomics around them
     uint3 thread_index{};
     std::uint32_t thread = 0;  // within the block
     std::uint64_t* canary = nullptr;
@@ -479,8 +479,8 @@ EMULATOR_OUTLINE void complete(Warp& warp, Collective& collective) {
 
 /// Waits until all living lanes of the mask are here; returns this lane's result. `value` is what it brings (anything
 /// but 0 is a vote in favour), `source` the lane that it wants to read, in a shuffle.
-EMULATOR_OUTLINE std::uint64_t collective(Operation operation, std::uint32_t mask, std::uint64_t value,
-                                           unsigned source, Site site) {
+EMULATOR_OUTLINE std::uint64_t collective(Operation operation, std::uint32_t mask, std::uint64_t value, unsigned source,
+                                          Site site) {
     Lane& self = *current;
     Warp& warp = *current_warp;
     self.operation = operation;

@@ -82,7 +82,8 @@ void test_bits_of(u64 x, u64 y) {
     }
     expect(__popc(a) == ones && __popcll(x) == ones64, "population count", x);
     expect(__ffs(static_cast<int>(a)) == first && __ffsll(static_cast<long long>(x)) == first64, "first bit set", x);
-    expect(__clz(static_cast<int>(a)) == leading && __clzll(static_cast<long long>(x)) == leading64, "leading zeros", x);
+    expect(__clz(static_cast<int>(a)) == leading && __clzll(static_cast<long long>(x)) == leading64, "leading zeros",
+           x);
     expect(__brev(a) == reversed && __brevll(x) == reversed64, "reversed bits", x);
 
     u32 selector = b, permuted = 0, equal = 0, less = 0, at_least = 0;
@@ -114,7 +115,8 @@ void test_bits_of(u64 x, u64 y) {
 }
 
 void test_bits() {
-    const u64 edges[] = {0, 1, 2, 0x80, 0x7fffffff, 0x80000000, kFull, 1ull << 32, 1ull << 63, ~0ull, 0x0123456789abcdef};
+    const u64 edges[] = {0,     1,          2,          0x80,  0x7fffffff,        0x80000000,
+                         kFull, 1ull << 32, 1ull << 63, ~0ull, 0x0123456789abcdef};
     for (u64 x : edges) {
         for (u64 y : edges) test_bits_of(x, y);
     }
@@ -413,7 +415,8 @@ __global__ void look_back_kernel(u64* out, const u32* in, u32 n, u64* state, u32
                 u32 known = __ballot_sync(kFull, (seen & kInclusive) != 0);
                 bool counts = known == 0 || static_cast<int>(lane) < __ffs(static_cast<int>(known));
                 u64 part = counts ? seen & kSumMask : 0;
-                for (u32 distance = 16; distance > 0; distance /= 2) part += __shfl_xor_sync(kFull, part, static_cast<int>(distance));
+                for (u32 distance = 16; distance > 0; distance /= 2)
+                    part += __shfl_xor_sync(kFull, part, static_cast<int>(distance));
                 sum += part;
                 if (known != 0) break;
             }
@@ -435,8 +438,8 @@ bool looks_back_right(u32 blocks, u32 threads, u32 n, u64 seed, unsigned os_thre
     u64 sum = 0;
     for (u32 i = 0; i < n; ++i) expected[i] = sum += in[i];
     u32 ticket = 0;
-    emulator::launch(blocks, threads, options("look-back", seed, os_threads), look_back_kernel, out.data(), in.data(), n,
-                     state.data(), &ticket);
+    emulator::launch(blocks, threads, options("look-back", seed, os_threads), look_back_kernel, out.data(), in.data(),
+                     n, state.data(), &ticket);
     return out == expected;
 }
 
@@ -516,8 +519,8 @@ void test_grids() {
         for (u32 b = 0; b < blocks; ++b) {
             for (u32 t = 0; t < threads; ++t) expected += b + t;
         }
-        emulator::launch(blocks, threads, options("last block", seed, 1 + seed % 2), last_block_kernel, &sum, parts.data(),
-                         &done);
+        emulator::launch(blocks, threads, options("last block", seed, 1 + seed % 2), last_block_kernel, &sum,
+                         parts.data(), &done);
         expect(sum == expected, "last block", seed);
 
         std::vector<int> votes(4 * 200);
@@ -553,11 +556,16 @@ void test_missing_barriers() {
     };
     using Wrong = std::pair<const char*, u64>;
     const Wrong wrong[] = {
-        {"first barrier of the scan", fails([](u64 s) { return scans_right(block_scan_kernel<Without::FirstBarrier>, 256, s); })},
-        {"second barrier of the scan", fails([](u64 s) { return scans_right(block_scan_kernel<Without::SecondBarrier>, 256, s); })},
-        {"last barrier of the scan", fails([](u64 s) { return scans_right(block_scan_kernel<Without::LastBarrier>, 256, s); })},
-        {"__syncwarp after the store", fails([](u64 s) { return exchanges_right(exchange_kernel<WithoutIn::Store>, s); })},
-        {"__syncwarp after the load", fails([](u64 s) { return exchanges_right(exchange_kernel<WithoutIn::Load>, s); })},
+        {"first barrier of the scan",
+         fails([](u64 s) { return scans_right(block_scan_kernel<Without::FirstBarrier>, 256, s); })},
+        {"second barrier of the scan",
+         fails([](u64 s) { return scans_right(block_scan_kernel<Without::SecondBarrier>, 256, s); })},
+        {"last barrier of the scan",
+         fails([](u64 s) { return scans_right(block_scan_kernel<Without::LastBarrier>, 256, s); })},
+        {"__syncwarp after the store",
+         fails([](u64 s) { return exchanges_right(exchange_kernel<WithoutIn::Store>, s); })},
+        {"__syncwarp after the load",
+         fails([](u64 s) { return exchanges_right(exchange_kernel<WithoutIn::Load>, s); })},
     };
     for (const auto& [name, count] : wrong) {
         std::printf("  without the %s: wrong under %llu of 100 seeds\n", name, count);

@@ -4,23 +4,25 @@
 //! failure.
 
 use colophon::domain::row::{Row, Rows, Span};
-use colophon::scan::cuda::{LONGEST_LINE, layout::job_bytes};
+use colophon::scan::cuda::{self, Device, LONGEST_LINE, layout::job_bytes};
 use colophon::scan::{DeviceError, ScanJob, Scanner, reference::Reference};
+use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// Compiles a program or library of tests/emulator, unless that was done since its sources changed.
-fn compiled(name: &str, output: &str, flags: &[&str]) -> PathBuf {
+fn compiled(sources: &[&str], output: &str, flags: &[&str]) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
     let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let sources = ["kernels", "tests/emulator"].map(|folder| fs::read_dir(root.join(folder)).expect("the sources"));
-    let newest = sources.into_iter().flatten().flatten().map(|entry| modified(&entry.path())).max();
+    let folders = ["kernels", "tests/emulator"].map(|folder| fs::read_dir(root.join(folder)).expect("the sources"));
+    let newest = folders.into_iter().flatten().flatten().map(|entry| modified(&entry.path())).max();
     if newest.is_some_and(|newest| newest < modified(&target)) {
         return target;
     }
@@ -33,13 +35,49 @@ fn compiled(name: &str, output: &str, flags: &[&str]) -> PathBuf {
         .arg(root.join("tests/emulator"))
         .arg("-o")
         .arg(&unfinished)
-        .arg(root.join("tests/emulator").join(name))
+        .args(sources.iter().map(|source| root.join("tests/emulator").join(source)))
         .args(flags)
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}; these tests need a C++ compiler", compiler.display()));
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{sources:?}: {}", String::from_utf8_lossy(&output.stderr));
     fs::rename(&unfinished, &target).expect("the compiled file takes its place");
     target
+}
+
+/// A folder with the stand-in for libcuda.so.1, for `LD_LIBRARY_PATH`; it may lack a symbol.
+pub fn standin(without: Option<&str>) -> PathBuf {
+    let define = without.map(|symbol| format!("-D{symbol}=missing_{symbol}"));
+    let mut flags = vec!["-fPIC", "-shared", "-Wl,-soname,libcuda.so.1"];
+    flags.extend(define.as_deref());
+    let folder = format!("standin-{}", without.unwrap_or("whole"));
+    let library = compiled(&["standin.cpp", "kernels.cpp"], &format!("{folder}/libcuda.so.1"), &flags);
+    library.parent().expect("in its folder").into()
+}
+
+/// Whether this machine has a real GPU. `COLOPHON_REQUIRE_CUDA=1` insists.
+pub fn has_gpu() -> bool {
+    static HAS_GPU: OnceLock<bool> = OnceLock::new();
+    *HAS_GPU.get_or_init(|| {
+        // SAFETY: loading libcuda runs its initialisers, as using it does.
+        let driver = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
+        let found = !driver.is_null() && !cuda::probe().devices.is_empty();
+        let required = std::env::var_os("COLOPHON_REQUIRE_CUDA").is_some_and(|value| value == "1");
+        assert!(found || !required, "COLOPHON_REQUIRE_CUDA=1, and no GPU can be used");
+        found
+    })
+}
+
+/// A GPU for this process: a real one, or the stand-in's. Its slots hold `slot_bytes`.
+pub fn gpu(slot_bytes: usize) -> Arc<Device> {
+    if !has_gpu() {
+        let library = standin(None).join("libcuda.so.1");
+        let path = CString::new(library.as_os_str().as_bytes()).expect("a path");
+        // Whoever asks for libcuda.so.1 by that name gets what is loaded under it already.
+        // SAFETY: the library's initialisers only fill tables.
+        let loaded = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        assert!(!loaded.is_null(), "{} cannot be loaded", library.display());
+    }
+    Device::open(0, 2, slot_bytes).unwrap_or_else(|unusable| panic!("{unusable}"))
 }
 
 /// The kernels in a program of their own, which a sanitizer can watch throughout.
@@ -53,10 +91,11 @@ impl FileScanner {
     /// `sanitizer` as g++'s `-fsanitize` has it.
     pub fn new(sanitizer: Option<&str>) -> FileScanner {
         let flags = sanitizer.map(|sanitizer| format!("-fsanitize={sanitizer}"));
-        let flags: Vec<&str> = flags.iter().flat_map(|flag| [flag.as_str(), "-g", "-fno-sanitize-recover=all"]).collect();
+        let flags: Vec<&str> =
+            flags.iter().flat_map(|flag| [flag.as_str(), "-g", "-fno-sanitize-recover=all"]).collect();
         let output = format!("scan_file-{}", sanitizer.unwrap_or("plain").replace(',', "-"));
         FileScanner {
-            program: compiled("scan_file.cpp", &output, &flags),
+            program: compiled(&["scan_file.cpp"], &output, &flags),
             folder: tempfile::tempdir().expect("a temporary folder"),
             calls: Default::default(),
         }

@@ -1,6 +1,7 @@
 //! All integration tests, one binary.
 
 mod corpus;
+mod cuda;
 mod emulated;
 mod export;
 mod faults;

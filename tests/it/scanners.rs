@@ -1,10 +1,11 @@
 //! Every scanner gives the rows of the reference, on every input.
 
-use crate::emulated::FileScanner;
+use crate::emulated::{FileScanner, gpu};
 use crate::hostile;
 use colophon::domain::reason::Reason;
 use colophon::domain::row::{Rows, Verdict};
 use colophon::domain::schema::{self, Field, FieldType, Schema};
+use colophon::scan::cuda::{CudaScanner, LONGEST_LINE};
 use colophon::scan::{self, ScanJob, Scanner, reference::Reference};
 use std::sync::OnceLock;
 
@@ -42,7 +43,7 @@ fn scanners() -> &'static [Box<dyn Scanner>] {
         Ok(sanitizer) => vec![Box::new(FileScanner::new(Some(&sanitizer)))],
         Err(_) => {
             let mut scanners = scan::available();
-            scanners.push(Box::new(FileScanner::new(None)));
+            scanners.push(Box::new(CudaScanner::new(gpu(32 << 20))));
             scanners
         }
     })
@@ -123,6 +124,59 @@ fn agree_on_a_chunk_cut_anywhere() {
     for end in (0..=line.len()).rev().take(cases(line.len() + 1)) {
         agree(&line.as_bytes()[..end], &schema);
     }
+}
+
+/// A lane's, a warp's, a step's and a tile's bytes, and one more and one less; sequences and escapes across them.
+#[test]
+fn agree_around_what_the_kernels_look_at_together() {
+    let schema = default_schema();
+    let edges = [0usize, 4, 16, 64, 128, 256, 512, 2048, 16_384, 32_768];
+    for edge in edges.into_iter().take(cases(edges.len() * 40) / 40) {
+        for size in [edge.saturating_sub(1), edge, edge + 1] {
+            // A chunk without a line feed, one that ends with it, and bad UTF-8 across the edge.
+            agree(&vec![b'x'; size], &schema);
+            agree(&[vec![b' '; size], vec![b'\n']].concat(), &schema);
+            for sequence in [&b"\xf0\x9f\x98"[..], b"\xe2\x80", b"\xc2", b"\x80", "😀".as_bytes()] {
+                agree(&[&vec![b'x'; size.saturating_sub(2)], sequence].concat(), &schema);
+                agree(&[&vec![b'x'; size.saturating_sub(2)], sequence, b"\n{}\n"].concat(), &schema);
+            }
+        }
+    }
+    let mut chunk = Vec::new();
+    for run in (1..12).chain([62, 63, 64, 65, 127, 128, 129, 255, 256]) {
+        for shift in 0..cases(130) {
+            // An even run leaves the quote alone; behind an odd one it is escaped, and the string goes on.
+            let end = if run % 2 == 0 { "\"" } else { "\" x\"" };
+            let text = format!("{}{}{end}", "p".repeat(shift), "\\".repeat(run));
+            chunk.extend(format!("{{\"a\":\"{text},\"text\":\"{text}}}\n").bytes());
+        }
+    }
+    agree(&chunk, &schema);
+}
+
+/// More tiles than a block of `sum_tiles` has threads, and more lines than a slot has room for.
+#[test]
+fn agree_on_very_many_lines() {
+    let schema = default_schema();
+    let long = format!("{{\"text\":\"{}\"}}\n", "lorem ipsum ".repeat(20));
+    agree(long.repeat(cases(5 << 20).max(1) / long.len() + 1).as_bytes(), &schema);
+    agree("x\n".repeat(cases(1 << 20)).as_bytes(), &schema);
+}
+
+/// Lines that are left to the host stand among others.
+#[test]
+fn agree_on_lines_that_are_long_for_a_warp() {
+    let schema = default_schema();
+    let mut chunk = Vec::new();
+    for len in [-1i64, 0, 1, 5000] {
+        let len = (i64::from(LONGEST_LINE) + len) as usize;
+        let text = "lorem ipsum ".repeat(len / 12 + 1);
+        chunk.extend(format!("{{\"text\":\"{}\"}}\n{{\"text\":\"short\"}}\n\n", &text[..len - 11]).bytes());
+    }
+    let rows = agree(&chunk, &schema);
+    assert!(
+        rows.rows.iter().any(|row| row.len == LONGEST_LINE) && rows.rows.iter().any(|row| row.len == LONGEST_LINE + 1)
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::slot::Slot;
 use crate::domain::row::Rows;
 use crate::scan::{DeviceError, ScanJob, Scanner};
 use cudarc::driver::{CudaContext, CudaSlice, DriverError, sys};
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a slot. Large enough that the launches of its kernels take little beside them and that its
@@ -43,8 +44,11 @@ struct Slots {
 }
 
 /// What the kernels have to know of a job, in the device's memory.
+///
+/// When it is dropped, the device finishes what it has begun, as the kernels read it to the end.
 pub struct DeviceJob {
-    bytes: CudaSlice<u8>,
+    device: Arc<Device>,
+    bytes: ManuallyDrop<CudaSlice<u8>>,
     sources: usize,
 }
 
@@ -92,12 +96,13 @@ impl Device {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn job(&self, job: &ScanJob) -> Result<Option<DeviceJob>, DeviceError> {
+    pub fn job(self: &Arc<Self>, job: &ScanJob) -> Result<Option<DeviceJob>, DeviceError> {
         let Some(bytes) = job_bytes(job, LONGEST_LINE) else { return Ok(None) };
         let stream = self.context.default_stream();
         let copied = stream.clone_htod(&bytes).and_then(|bytes| stream.synchronize().map(|()| bytes));
         let bytes = copied.map_err(|e| self.lose(&e).error)?;
-        Ok(Some(DeviceJob { bytes, sources: job.schema.tree().sources() }))
+        let sources = job.schema.tree().sources();
+        Ok(Some(DeviceJob { device: Arc::clone(self), bytes: ManuallyDrop::new(bytes), sources }))
     }
 
     /// A slot to fill, if one is free.
@@ -121,6 +126,8 @@ impl Device {
     /// # Errors
     /// If the device failed.
     pub fn poll(&self, device_job: &DeviceJob, job: &ScanJob, cpu: &dyn Scanner) -> Result<Vec<(u64, Rows)>, Lost> {
+        // Any worker may ask, and the driver wants to be told which device each thread means.
+        self.context.bind_to_thread().map_err(|e| self.lose(&e))?;
         let done = {
             let mut slots = self.lock();
             let mut done = None;
@@ -140,10 +147,33 @@ impl Device {
             done
         };
         let Some(mut slot) = done else { return Ok(Vec::new()) };
-        let rows = slot.take(cpu, job);
-        slot.clear();
-        self.lock().idle.push(slot);
-        Ok(rows)
+        match slot.take(cpu, job) {
+            Ok(rows) => {
+                slot.clear();
+                self.lock().idle.push(slot);
+                Ok(rows)
+            }
+            Err(impossible) => {
+                self.lock().busy.push(slot);
+                Err(self.lose_for(impossible.to_string()))
+            }
+        }
+    }
+
+    /// Waits until nothing is under way, and forgets what was.
+    fn settle(&self) {
+        let mut slots = self.lock();
+        let busy = std::mem::take(&mut slots.busy);
+        drop(slots);
+        for mut slot in busy {
+            match slot.settle() {
+                Ok(()) => self.lock().idle.push(slot),
+                Err(e) => {
+                    std::mem::forget(slot);
+                    self.lose(&e);
+                }
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -152,16 +182,31 @@ impl Device {
 
     /// Gives the device up, with all that was under way.
     fn lose(&self, cause: &DriverError) -> Lost {
+        self.lose_for(super::said(cause))
+    }
+
+    fn lose_for(&self, cause: String) -> Lost {
         let mut slots = self.lock();
         let Slots { idle, busy, lost } = std::mem::take(&mut *slots);
         let is_news = lost.is_none();
-        let cause = lost.unwrap_or_else(|| super::said(cause));
+        let cause = lost.unwrap_or(cause);
         slots.lost = Some(cause.clone());
         let tickets = busy.iter().flat_map(Slot::tickets).collect();
         // A copy into a slot's memory may still be under way, and freeing it would wait for a device that
         // does not answer.
         idle.into_iter().chain(busy).for_each(std::mem::forget);
         Lost { error: DeviceError { device: self.to_string(), cause }, tickets, is_news }
+    }
+}
+
+impl Drop for DeviceJob {
+    fn drop(&mut self) {
+        self.device.settle();
+        if !self.device.is_lost() {
+            // SAFETY: dropped here and nowhere else, and not used again. A lost device keeps it: its kernels may
+            // still read it, and freeing would wait for them.
+            unsafe { ManuallyDrop::drop(&mut self.bytes) };
+        }
     }
 }
 

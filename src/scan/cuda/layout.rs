@@ -20,7 +20,7 @@ pub const TILE: usize = 16 << 10;
 /// Threads of a block, as the kernels have them.
 pub const MARK_THREADS: u32 = 256;
 /// Threads of the block of `sum_tiles`.
-pub const SUM_THREADS: u32 = 1024;
+pub const SUM_THREADS: u32 = 256;
 /// Threads of a block of `scan_rows`.
 pub const ROW_THREADS: u32 = 256;
 /// [`Row::code`] of a line that the device left to the host.

@@ -49,9 +49,14 @@ pub enum Unusable {
         /// Its compute capability.
         capability: (i32, i32),
     },
-    /// The GPU gave wrong rows for known lines.
-    #[error("{0} gave wrong results in its self-test")]
-    Miscomputes(String),
+    /// The GPU failed to scan known lines, or gave wrong rows for them.
+    #[error("{device} failed its self-test: {cause}")]
+    FailsTest {
+        /// The GPU.
+        device: String,
+        /// What happened.
+        cause: String,
+    },
     /// A call failed.
     #[error("the NVIDIA driver said: {0}")]
     Driver(String),

@@ -7,6 +7,7 @@
 
 use super::kernels::{DeviceChunk, Kernels, tiles};
 use super::layout::{ChunkFacts, DEFERRED, PADDING, ROW_WORDS, SPAN_WORDS, TILE};
+use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span};
 use crate::scan::{ScanJob, Scanner};
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DriverError, PinnedHostSlice, sys};
@@ -17,6 +18,9 @@ use std::sync::Arc;
 const SHORT_LINE: usize = 128;
 /// Spans for which there is room, for each line.
 const SPANS_PER_LINE: usize = 8;
+
+/// The highest code that a verdict has.
+const MOST_CODE: u8 = 1 + Reason::ALL.len() as u8;
 
 /// Pinned host memory.
 ///
@@ -197,21 +201,32 @@ impl Slot {
         Ok(false)
     }
 
+    /// Waits until what was queued is done, and forgets the chunks.
+    pub fn settle(&mut self) -> Result<(), DriverError> {
+        self.stream.synchronize()?;
+        self.clear();
+        Ok(())
+    }
+
     fn facts(&self) -> ChunkFacts {
         bytemuck::cast_slice(self.facts.slice(size_of::<ChunkFacts>() / 4))[0]
     }
 
     /// The rows of each chunk, with its ticket. Lines that the device left out are scanned by `cpu`.
-    pub fn take(&self, cpu: &dyn Scanner, job: &ScanJob) -> Vec<(u64, Rows)> {
+    ///
+    /// # Errors
+    /// If the rows cannot be: a device that is broken must not lead the host astray.
+    pub fn take(&self, cpu: &dyn Scanner, job: &ScanJob) -> Result<Vec<(u64, Rows)>, Impossible> {
         let sources = job.schema.tree().sources();
         let Phase::Fetching { lines } = self.phase else { unreachable!("the rows are here") };
         let bytes = self.bytes.slice(self.filled);
         let chunk = |piece: &Piece| &bytes[piece.start..piece.start + piece.len];
         if lines > self.line_capacity {
-            return self.pieces.iter().map(|piece| (piece.ticket, scanned(cpu, chunk(piece), job))).collect();
+            return Ok(self.pieces.iter().map(|piece| (piece.ticket, scanned(cpu, chunk(piece), job))).collect());
         }
         let rows: &[Row] = bytemuck::cast_slice(self.rows.slice(lines * ROW_WORDS));
         let spans: &[Span] = bytemuck::cast_slice(self.spans.slice(lines * sources * SPAN_WORDS));
+        check(rows, spans, self.filled, job)?;
         let mut first = 0;
         let mut taken = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
@@ -229,8 +244,28 @@ impl Slot {
             taken.push((piece.ticket, own));
             first += count;
         }
-        taken
+        Ok(taken)
     }
+}
+
+/// The device gave rows that no chunk has.
+#[derive(Debug, thiserror::Error)]
+#[error("it gave rows that cannot be")]
+pub struct Impossible;
+
+/// Checks everything in rows by which the host goes: lines that follow one another to the end, known codes,
+/// spans within their lines.
+fn check(rows: &[Row], spans: &[Span], len: usize, job: &ScanJob) -> Result<(), Impossible> {
+    let mut next = 0;
+    for (row, spans) in rows.iter().zip(spans.chunks_exact(job.schema.tree().sources())) {
+        let is_known = row.code <= MOST_CODE || row.code == DEFERRED;
+        let is_within = |span: &Span| u64::from(span.start) + u64::from(span.len) <= row.len.into();
+        if row.start as usize != next || !is_known || !spans.iter().all(is_within) {
+            return Err(Impossible);
+        }
+        next += row.len as usize + 1;
+    }
+    if next == len { Ok(()) } else { Err(Impossible) }
 }
 
 fn scanned(cpu: &dyn Scanner, chunk: &[u8], job: &ScanJob) -> Rows {

@@ -1,0 +1,179 @@
+//! Runs with a GPU: the same output, and an end as documented for everything that can go wrong.
+//!
+//! The program is the one that users run; below it is the stand-in driver with the emulated kernels.
+
+use crate::corpus::{self, Shard};
+use crate::emulated::standin;
+use crate::harness::{Dir, Snapshot, TestCommand, assert_same};
+use crate::hostile;
+use std::path::Path;
+
+/// Fixed options and the stand-in for a command.
+fn with_standin<'a>(command: TestCommand<'a>, library: &Path, env: &[(&str, &str)]) -> TestCommand<'a> {
+    let command = command.env("LD_LIBRARY_PATH", library);
+    env.iter().fold(command, |command, (name, value)| command.env(name, value))
+}
+
+/// A folder with shards of all kinds, and the export that the CPU makes of them.
+fn exported() -> (Dir, Snapshot) {
+    let dir = Dir::new();
+    let mut shards = vec![
+        Shard::new("a.jsonl", ""),
+        Shard::new("b.jsonl", hostile::chunk(1, 3000)),
+        Shard::new("c.jsonl.gz", hostile::chunk(2, 500)),
+        // No line feed at the end, and another shard behind it.
+        Shard::new("d.jsonl", corpus::documents(3).trim_end()),
+        Shard::new("e.jsonl.zst", corpus::documents(200)),
+    ];
+    shards.extend(corpus::mixed());
+    corpus::write(&dir, "in", &shards);
+    dir.export().args(["--max-reject-ratio", "1", "--device", "cpu"]).run().status(0);
+    let export = dir.snapshot("out");
+    (dir, export)
+}
+
+/// An export to the same place with these options.
+fn export<'a>(dir: &'a Dir, args: &[&str]) -> TestCommand<'a> {
+    dir.export().args(["--max-reject-ratio", "1", "--json"]).args(args)
+}
+
+#[test]
+fn the_output_is_the_same_on_every_device() {
+    let (dir, expected) = exported();
+    let library = standin(None);
+    let validation = |device: &str| {
+        let command = dir.colophon(["validate", "out", "--json", "--device", device]);
+        with_standin(command, &library, &[]).run().stdout
+    };
+    let (validated, counted) = (validation("cpu"), dir.colophon(["stats", "out"]).run().stdout);
+    let orders = ["lazy", "eager", "1", "2", "3"];
+    for (order, threads) in orders.into_iter().zip(["1", "2", "3", "7", "2"]) {
+        for chunk_size in ["1", "4KiB", "1MiB", "64MiB"] {
+            let args = ["--device", "cuda", "--threads", threads, "--chunk-size", chunk_size];
+            let env = [("COLOPHON_STANDIN_ORDER", order), ("COLOPHON_STANDIN_SEED", threads)];
+            let report = with_standin(export(&dir, &args), &library, &env).run().status(0).json();
+            assert!(report["gpu_bytes"].as_u64() > Some(100_000) || chunk_size == "64MiB", "{report}");
+            assert_same(&expected, &dir.snapshot("out"), &format!("{args:?} {env:?}"));
+        }
+    }
+    assert_eq!(validation("cuda"), validated);
+    let stats = dir.colophon(["stats", "out", "--device", "cuda"]);
+    assert_eq!(with_standin(stats, &library, &[]).run().stdout, counted);
+    for args in [["--compress", "zstd"], ["--shard-size", "100k"]] {
+        export(&dir, &args).args(["--device", "cpu"]).run().status(0);
+        let expected = dir.snapshot("out");
+        with_standin(export(&dir, &args), &library, &[]).args(["--device", "cuda"]).run().status(0);
+        assert_same(&expected, &dir.snapshot("out"), &format!("{args:?}"));
+    }
+}
+
+#[test]
+fn several_gpus_share_the_work() {
+    let (dir, expected) = exported();
+    let env = [("COLOPHON_STANDIN_DEVICES", "3")];
+    for device in ["cuda", "auto"] {
+        let args = ["--device", device, "--gpu-from", "0", "--chunk-size", "16KiB"];
+        with_standin(export(&dir, &args), &standin(None), &env).run().status(0);
+        assert_same(&expected, &dir.snapshot("out"), device);
+    }
+    let devices = dir.colophon(["devices", "--json"]);
+    let report = with_standin(devices, &standin(None), &env).run().status(0).json();
+    assert_eq!(report["gpus"].as_array().map(Vec::len), Some(3));
+}
+
+/// Faults that are there from the start, with what is said of them.
+const UNUSABLE: [(&str, &str, &str); 9] = [
+    ("COLOPHON_STANDIN_DEVICES", "0", "offers no GPU"),
+    ("COLOPHON_STANDIN_DRIVER", "11080", "supports CUDA 11.8; 12.0 (R525)"),
+    ("COLOPHON_STANDIN_CAPABILITY", "7.5", "compute capability 7.5; 8.0"),
+    ("COLOPHON_STANDIN_MEMORY", "1000000", "CUDA_ERROR_OUT_OF_MEMORY"),
+    ("COLOPHON_STANDIN_FAIL", "cuInit:*:999", "CUDA_ERROR_UNKNOWN"),
+    ("COLOPHON_STANDIN_FAIL", "cuModuleLoadData:1:218", "CUDA_ERROR_INVALID_PTX"),
+    ("COLOPHON_STANDIN_FAIL", "cuMemHostAlloc:3:2", "CUDA_ERROR_OUT_OF_MEMORY"),
+    ("COLOPHON_STANDIN_FAIL", "kernel:2:700", "CUDA_ERROR_ILLEGAL_ADDRESS"),
+    ("COLOPHON_STANDIN_FLIP", "*", "failed its self-test"),
+];
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_named_and_done_without() {
+    let (dir, expected) = exported();
+    let whole = standin(None);
+    let broken = standin(Some("cuEventQuery"));
+    let nowhere = dir.folder("nowhere");
+    let mut faults: Vec<(&Path, Vec<(&str, &str)>, &str)> =
+        UNUSABLE.iter().map(|(name, value, said)| (&*whole, vec![(*name, *value)], *said)).collect();
+    faults.push((&broken, vec![], "lacks cuEventQuery"));
+    if !crate::emulated::has_gpu() {
+        faults.push((&nowhere, vec![], "no NVIDIA driver"));
+    }
+    for (library, env, said) in faults {
+        let run = |args: &[&str]| with_standin(export(&dir, args), library, &env).run();
+        run(&["--device", "cuda"]).status(3).says(&["--device cuda", said]);
+        assert_same(&expected, &dir.snapshot("out"), said);
+        run(&["--device", "auto", "--gpu-from", "0"]).status(0);
+        assert_same(&expected, &dir.snapshot("out"), said);
+        let devices = with_standin(dir.colophon(["devices"]), library, &env).run().status(0);
+        assert!(devices.stdout.contains(said) && devices.stdout.contains("not used"), "{}", devices.stdout);
+    }
+    assert_eq!(dir.names("."), ["in", "nowhere", "out"]);
+}
+
+/// Faults behind the self-test, which launches 4 kernels, and copies twice there and three times back.
+const LOST: [&str; 7] = [
+    "cuLaunchKernel:6:719",
+    "cuLaunchKernel:9:719:sticky",
+    "cuMemcpyHtoDAsync_v2:4:700",
+    "cuMemcpyDtoHAsync_v2:5:1",
+    "kernel:7:700",
+    "copy:8:214",
+    "cuEventRecord:4:719:lost",
+];
+
+#[test]
+fn a_gpu_that_fails_in_the_middle_gives_its_work_back() {
+    let (dir, _) = exported();
+    dir.write("in/large.jsonl", corpus::large(24));
+    export(&dir, &["--device", "cpu"]).run().status(0);
+    let expected = dir.snapshot("out");
+    let library = standin(None);
+    for fault in LOST {
+        let env = [("COLOPHON_STANDIN_FAIL", fault)];
+        let run = |args: &[&str]| with_standin(export(&dir, args), &library, &env).run();
+        run(&["--device", "cuda"]).status(3).says(&["GPU 0 (colophon emulator)", "CUDA_ERROR"]);
+        assert_same(&expected, &dir.snapshot("out"), fault);
+        // Slow cores, so that the GPU is open in time.
+        let auto = ["--device", "auto", "--gpu-from", "0", "--scanner", "reference", "--threads", "2"];
+        let run = run(&auto).status(0);
+        assert!(run.stderr.contains("the run goes on without it"), "{fault}: {}", run.stderr);
+        assert_eq!(run.stderr.matches("goes on without it").count(), 1, "{}", run.stderr);
+        assert_same(&expected, &dir.snapshot("out"), fault);
+    }
+    assert_eq!(dir.names("."), ["in", "out"]);
+}
+
+#[test]
+fn cores_and_gpu_share_a_run() {
+    let (dir, _) = exported();
+    dir.write("in/large.jsonl", corpus::large(24));
+    export(&dir, &["--device", "cpu"]).run().status(0);
+    let expected = dir.snapshot("out");
+    let bytes: u64 = expected.files().map(|(_, bytes)| bytes.len() as u64).sum();
+    let args = ["--device", "auto", "--gpu-from", "0", "--scanner", "reference", "--threads", "2"];
+    let report = with_standin(export(&dir, &args), &standin(None), &[]).run().status(0).json();
+    let on_gpu = report["gpu_bytes"].as_u64().expect("a number");
+    assert!(on_gpu > 0 && on_gpu < bytes, "{on_gpu} of about {bytes} bytes");
+    assert_same(&expected, &dir.snapshot("out"), "shared");
+}
+
+#[test]
+fn a_schema_that_is_too_large_for_a_warp_is_scanned_on_the_cpu() {
+    let (dir, _) = exported();
+    let fields: Vec<String> = (0..40)
+        .map(|i| format!("[[field]]\nfrom = \"f{i}\"\nto = \"metadata.f{i}\"\n"))
+        .chain(["[[field]]\nfrom = \"text\"\nto = \"text\"\ntype = \"string\"\nrequired = true\n".into()])
+        .collect();
+    dir.write("job.toml", fields.concat());
+    let args = ["--job", "job.toml", "--device", "cuda"];
+    let run = with_standin(export(&dir, &args), &standin(None), &[]).run().status(0).says(&["more than 32 fields"]);
+    assert_eq!(run.json()["gpu_bytes"], 0);
+}
