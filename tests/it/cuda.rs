@@ -100,8 +100,10 @@ fn a_gpu_that_cannot_be_used_is_named_and_done_without() {
     let whole = standin(None);
     let broken = standin(Some("cuEventQuery"));
     let nowhere = dir.folder("nowhere");
-    let mut faults: Vec<(&Path, Vec<(&str, &str)>, &str)> =
-        UNUSABLE.iter().map(|(name, value, said)| (&*whole, vec![(*name, *value)], *said)).collect();
+    let mut faults = Vec::new();
+    for (name, value, said) in UNUSABLE {
+        faults.push((&*whole, vec![(name, value)], said));
+    }
     faults.push((&broken, vec![], "lacks cuEventQuery"));
     if !crate::emulated::has_gpu() {
         faults.push((&nowhere, vec![], "no NVIDIA driver"));

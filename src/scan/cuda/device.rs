@@ -36,9 +36,9 @@ pub struct Device {
 
 #[derive(Default)]
 struct Slots {
-    idle: Vec<Slot>,
+    idle: Vec<Box<Slot>>,
     /// In the order in which they were launched.
-    busy: Vec<Slot>,
+    busy: Vec<Box<Slot>>,
     /// What the driver said when the device failed; it is not used any more.
     lost: Option<String>,
 }
@@ -55,7 +55,7 @@ pub struct DeviceJob {
 /// A slot that is being filled.
 pub struct Filling {
     device: Arc<Device>,
-    slot: Slot,
+    slot: Box<Slot>,
 }
 
 /// A device failed; these chunks were not scanned.
@@ -86,7 +86,7 @@ impl Device {
         let multiprocessors =
             context.attribute(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.unsigned_abs();
         let kernels = Kernels::load(&context, multiprocessors)?;
-        let idle = (0..slots).map(|_| Slot::new(&context, slot_bytes)).collect::<Result<_, _>>()?;
+        let idle = (0..slots).map(|_| Slot::new(&context, slot_bytes).map(Box::new)).collect::<Result<_, _>>()?;
         let memory = context.total_mem()?;
         let slots = Mutex::new(Slots { idle, ..Slots::default() });
         Ok(Arc::new(Device { ordinal, name, memory, context, kernels, slots }))
@@ -176,6 +176,16 @@ impl Device {
         }
     }
 
+    /// Its context.
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Its kernels.
+    pub(super) fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
     fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,7 +201,7 @@ impl Device {
         let is_news = lost.is_none();
         let cause = lost.unwrap_or(cause);
         slots.lost = Some(cause.clone());
-        let tickets = busy.iter().flat_map(Slot::tickets).collect();
+        let tickets = busy.iter().flat_map(|slot| slot.tickets()).collect();
         // A copy into a slot's memory may still be under way, and freeing it would wait for a device that
         // does not answer.
         idle.into_iter().chain(busy).for_each(std::mem::forget);

@@ -74,6 +74,23 @@ impl Kernels {
         capacity: u32,
         job: &CudaSlice<u8>,
     ) -> Result<(), DriverError> {
+        // SAFETY: as the caller's.
+        unsafe { self.launch_with(stream, chunk, len, capacity, job, || Ok(())) }
+    }
+
+    /// As [`Kernels::launch`]; `between` is called behind each kernel.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn launch_with(
+        &self,
+        stream: &Arc<CudaStream>,
+        chunk: &mut DeviceChunk,
+        len: usize,
+        capacity: u32,
+        job: &CudaSlice<u8>,
+        mut between: impl FnMut() -> Result<(), DriverError>,
+    ) -> Result<(), DriverError> {
         stream.memset_zeros(&mut chunk.facts)?;
         let (bytes, tiles) = (len as u64, tiles(len) as u32);
         let grid = |blocks, threads| LaunchConfig {
@@ -86,18 +103,22 @@ impl Kernels {
         mark.arg(&*input).arg(&bytes).arg(&mut *marks).arg(&mut *tile_lines).arg(&mut *facts);
         // SAFETY: the arguments are those of the kernel, the caller vouches for the sizes.
         unsafe { mark.launch(grid(tiles, MARK_THREADS)) }?;
+        between()?;
         let mut sum = stream.launch_builder(&self.sum_tiles);
         sum.arg(&*input).arg(&bytes).arg(&mut *tile_lines).arg(&tiles).arg(&mut *facts);
         // SAFETY: as above.
         unsafe { sum.launch(grid(1, SUM_THREADS)) }?;
+        between()?;
         let mut place = stream.launch_builder(&self.place_lines);
         place.arg(&*input).arg(&bytes).arg(&*marks).arg(&*tile_lines).arg(&mut *ends).arg(&capacity).arg(&*facts);
         // SAFETY: as above.
         unsafe { place.launch(grid(tiles, MARK_THREADS)) }?;
+        between()?;
         let mut scan = stream.launch_builder(&self.scan_rows);
         scan.arg(&*input).arg(&*ends).arg(&mut *facts).arg(&capacity).arg(job).arg(&mut *rows).arg(&mut *spans);
         // SAFETY: as above.
         unsafe { scan.launch(grid(self.row_blocks, ROW_THREADS)) }?;
+        between()?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 mod device;
 mod kernels;
 pub mod layout;
+pub mod measure;
 mod probe;
 mod slot;
 
