@@ -36,9 +36,9 @@ pub struct Device {
 
 #[derive(Default)]
 struct Slots {
-    idle: Vec<Box<Slot>>,
+    idle: Vec<Slot>,
     /// In the order in which they were launched.
-    busy: Vec<Box<Slot>>,
+    busy: Vec<Slot>,
     /// What the driver said when the device failed; it is not used any more.
     lost: Option<String>,
 }
@@ -86,7 +86,7 @@ impl Device {
         let multiprocessors =
             context.attribute(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.unsigned_abs();
         let kernels = Kernels::load(&context, multiprocessors)?;
-        let idle = (0..slots).map(|_| Slot::new(&context, slot_bytes).map(Box::new)).collect::<Result<_, _>>()?;
+        let idle = (0..slots).map(|_| Slot::new(&context, slot_bytes)).collect::<Result<_, _>>()?;
         let memory = context.total_mem()?;
         let slots = Mutex::new(Slots { idle, ..Slots::default() });
         Ok(Arc::new(Device { ordinal, name, memory, context, kernels, slots }))
@@ -108,7 +108,7 @@ impl Device {
     /// A slot to fill, if one is free.
     pub fn fill(self: &Arc<Self>) -> Option<Filling> {
         let slot = self.lock().idle.pop()?;
-        Some(Filling { device: Arc::clone(self), slot })
+        Some(Filling { device: Arc::clone(self), slot: Box::new(slot) })
     }
 
     /// Whether anything is under way.
@@ -249,7 +249,7 @@ impl Filling {
     pub fn launch(mut self, job: &DeviceJob) -> Result<(), Lost> {
         let device = &self.device;
         if self.slot.is_empty() {
-            device.lock().idle.push(self.slot);
+            device.lock().idle.push(*self.slot);
             return Ok(());
         }
         let launched = match device.is_lost() {
@@ -257,7 +257,7 @@ impl Filling {
             false => self.slot.launch(&device.kernels, &job.bytes, job.sources),
         };
         let mut slots = device.lock();
-        slots.busy.push(self.slot);
+        slots.busy.push(*self.slot);
         drop(slots);
         launched.map_err(|e| device.lose(&e))
     }
