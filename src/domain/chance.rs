@@ -4,6 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// The random numbers of one seed.
+#[derive(Debug)]
 pub struct Chance(ChaCha8Rng);
 
 impl Chance {

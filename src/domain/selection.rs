@@ -14,6 +14,7 @@ use twox_hash::XxHash3_64;
 pub const TRAIN: &str = "train";
 
 /// What was asked for, checked.
+#[derive(Debug)]
 pub struct Selection {
     /// What is wanted at all.
     pub filters: Vec<Filter>,

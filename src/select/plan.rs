@@ -636,3 +636,144 @@ pub fn leakage(
     }
     Ok(leakage)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::ChunkRows;
+    use super::super::spill::Spill;
+    use super::*;
+    use crate::domain::chance::Chance;
+    use crate::domain::origin::Origin;
+    use crate::domain::selection::NamedField;
+    use crate::domain::split::Splits;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, HashMap};
+
+    /// Texts of which those of one hash are the same.
+    struct ByHash;
+
+    impl Texts for ByHash {
+        fn prepare(&mut self, _: &RowStore, _: &Marks) -> Result<()> {
+            Ok(())
+        }
+
+        fn same(&self, _: Place, _: Place) -> Result<bool> {
+            Ok(true)
+        }
+    }
+
+    /// A made-up document: its hash, its key, and its value, by which it is balanced and stratified.
+    type Made = (u64, u64, u32);
+
+    const VALUES: [&str; 4] = ["a", "b", "c", "d"];
+
+    fn store(documents: &[Made], spill: &Spill) -> RowStore {
+        let mut rows = RowStore::new(spill.clone());
+        let mut chunk = ChunkRows::default();
+        for &(hash, key, value) in documents {
+            let name = VALUES[value as usize].as_bytes();
+            let (value, stratum) = (chunk.values.number(name), chunk.strata.number(name));
+            chunk.rows.push(DocRow { hash, key, value, stratum, chars: 3, words: 2, ..DocRow::default() });
+        }
+        rows.push(chunk).expect("room");
+        rows
+    }
+
+    fn planned(selection: &Selection, documents: &[Made], threads: usize) -> Plan {
+        let spill = Spill::new(&std::env::temp_dir(), if threads > 1 { 100 } else { u64::MAX });
+        let means = Means { spill: &spill, threads, check: &|| Ok(()) };
+        plan(selection, &store(documents, &spill), &mut ByHash, &means).expect("a plan")
+    }
+
+    fn field() -> NamedField {
+        NamedField { name: "field".into(), origin: Origin::Nowhere }
+    }
+
+    fn selection() -> impl Strategy<Value = Selection> {
+        let modes =
+            ["equal", "temperature=1", "temperature=2", "temperature=0.4", "weights=a:3,b:0.25,*:1", "weights=a:1,*:0"];
+        let balance = (proptest::sample::select(modes.to_vec()), proptest::option::of(1..300u64))
+            .prop_map(|(mode, at_most)| Take::Balance { by: field(), mode: mode.parse().expect(mode), at_most });
+        let take = prop_oneof![
+            Just(Take::All),
+            (1..1000u32).prop_map(|r| Take::Sample(format!("0.{r:03}").parse().expect("a rate"))),
+            (1..300u64).prop_map(Take::AtMost),
+            balance.clone(),
+            balance,
+        ];
+        let ratios = proptest::sample::select(vec!["0.95,0.03,0.02", "0.1,0.2,0.7", "0,1,0", "0.34,0.33,0.33"]);
+        (take, ratios, any::<bool>(), any::<[bool; 2]>(), 1..5u16, any::<u64>()).prop_map(
+            |(take, ratios, dedup, [exact, stratified], repeat_up_to, seed)| Selection {
+                filters: Vec::new(),
+                dedup,
+                take,
+                splits: Splits::parse("train,validation,test", ratios).expect("valid"),
+                exact,
+                key: None,
+                strata: (exact && stratified).then(field),
+                repeat_up_to,
+                forbid_leakage: false,
+                seed,
+                chance: Chance::new(seed),
+            },
+        )
+    }
+
+    /// Documents of few and of many hashes, in four values.
+    fn documents() -> impl Strategy<Value = Vec<Made>> {
+        let hash = prop_oneof![any::<u64>(), (0..20u64).prop_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))];
+        proptest::collection::vec((hash, 0..4u32).prop_map(|(hash, value)| (hash, hash, value)), 0..400)
+    }
+
+    proptest! {
+        #[test]
+        fn every_document_has_one_fate_and_every_share_its_target(selection in selection(), documents in documents()) {
+            let made = planned(&selection, &documents, 1);
+            let fates: Vec<Fate> = (0..documents.len()).map(|index| made.fate(index)).collect();
+            let figures = &made.figures;
+            let count = |is: fn(&Fate) -> bool| fates.iter().filter(|fate| is(fate)).count() as u64;
+            prop_assert_eq!(count(|fate| *fate == Fate::Duplicate), figures.duplicates);
+            prop_assert_eq!(count(|fate| *fate == Fate::SampledOut), figures.sampled_out);
+            prop_assert_eq!(figures.duplicates + figures.sampled_out + figures.all.documents, documents.len() as u64);
+            prop_assert_eq!(figures.splits.iter().map(Count::lines).sum::<u64>(), figures.all.lines());
+            prop_assert_eq!((figures.all.chars, figures.all.words), (3 * figures.all.lines(), 2 * figures.all.lines()));
+            let mut split_of = HashMap::new();
+            let mut lines = BTreeMap::<u32, u64>::new();
+            for ((hash, _, value), fate) in documents.iter().zip(&fates) {
+                if let Fate::Exported { split, repeats } = fate {
+                    prop_assert_eq!(split_of.entry(hash).or_insert(split), &split, "one split for a text");
+                    prop_assert!(*repeats < selection.repeat_up_to && (*repeats == 0 || *split == 0));
+                    *lines.entry(*value).or_default() += u64::from(*repeats) + 1;
+                }
+            }
+            if let Take::AtMost(most) = selection.take {
+                prop_assert_eq!(figures.all.documents, most.min(documents.len() as u64 - figures.duplicates));
+            }
+            for value in &figures.values {
+                let number = VALUES.iter().position(|name| *name == value.value).expect("a value") as u32;
+                let lines = lines.get(&number).copied().unwrap_or(0);
+                prop_assert_eq!(value.count.lines(), lines);
+                if let (Some(target), Some(share)) = (value.target, value.share) {
+                    prop_assert_eq!(target, lines);
+                    prop_assert!((lines as f64 - share * figures.all.lines() as f64).abs() < 1.0 + 1e-6);
+                }
+            }
+        }
+
+        #[test]
+        fn order_threads_and_memory_change_nothing(selection in selection(), documents in documents(), turn in 0..400usize) {
+            // Each hash with one value, so that it does not matter which of its documents is the first.
+            let documents: Vec<Made> = documents.iter().map(|&(h, k, _)| (h, k, (h % 4) as u32)).collect();
+            let mut turned = documents.clone();
+            turned.rotate_left(turn % documents.len().max(1));
+            let fates = |documents: &[Made], threads: usize| {
+                let made = planned(&selection, documents, threads);
+                let mut fates: Vec<_> =
+                    documents.iter().enumerate().map(|(i, d)| (d.0, format!("{:?}", made.fate(i)))).collect();
+                fates.sort();
+                fates
+            };
+            prop_assert_eq!(fates(&documents, 1), fates(&turned, 3));
+        }
+    }
+}
