@@ -63,7 +63,9 @@ fn made_up(count: usize, spill: &Spill) -> Result<RowStore> {
 
 fn names(shown: &[String]) -> colophon::select::rows::Names {
     let mut names = colophon::select::rows::Names::default();
-    shown.iter().for_each(|name| drop(names.number(name.as_bytes())));
+    for name in shown {
+        names.number(name.as_bytes());
+    }
     names
 }
 

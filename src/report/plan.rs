@@ -28,7 +28,7 @@ pub fn text(report: &Report) -> String {
     if let Some(limit) = &report.figures.limit {
         let (capacity, total) = (thousands(limit.capacity), thousands(limit.total));
         let _ =
-            writeln!(text, "\nThe total is {total}, the largest for which '{}' ({capacity}) is enough.", limit.value);
+            writeln!(text, "\nThe total is limited to {total} by '{}', which gives {capacity} at most.", limit.value);
     }
     let _ = writeln!(text, "\nTexts in more than one split: {}", thousands(report.figures.leakage.texts));
     text

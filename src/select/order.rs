@@ -83,11 +83,48 @@ pub fn ordered(
     means: &Means<'_>,
     of: impl Fn(usize, &DocRow) -> Option<Entry> + Sync,
 ) -> Result<Ordered> {
+    let mut entries = collected(rows, means, of)?;
+    let Ordered { buffer, len } = &mut entries;
+    sort(&mut buffer[..*len], means.threads, means)?;
+    Ok(entries)
+}
+
+/// All but the `first` of the entries that `of` makes of the documents, in any order. Which those are is
+/// decided by their keys and, where these are equal, by their documents' hashes, then by indices.
+///
+/// # Errors
+/// As [`ordered`].
+///
+/// # Panics
+/// As [`ordered`].
+pub fn all_but(
+    first: usize,
+    rows: &RowStore,
+    means: &Means<'_>,
+    of: impl Fn(usize, &DocRow) -> Option<Entry> + Sync,
+) -> Result<Ordered> {
+    let Ordered { mut buffer, len } = collected(rows, means, of)?;
+    let first = first.min(len);
+    let rank = |entry: &Entry| (key(*entry), rows.get(index(*entry)).hash, *entry);
+    if first < len {
+        // The hash is looked at only where the keys are equal: it lies elsewhere in memory.
+        let by_rank = |a: &Entry, b: &Entry| key(*a).cmp(&key(*b)).then_with(|| rank(a).cmp(&rank(b)));
+        buffer[..len].select_nth_unstable_by(first, by_rank);
+    }
+    buffer.copy_within(first..len, 0);
+    Ok(Ordered { buffer, len: len - first })
+}
+
+/// The entries in the order of the documents.
+fn collected(
+    rows: &RowStore,
+    means: &Means<'_>,
+    of: impl Fn(usize, &DocRow) -> Option<Entry> + Sync,
+) -> Result<Ordered> {
     assert!(rows.len() < 1 << INDEX_BITS, "no machine holds so many rows");
     let mut buffer = means.spill.zeros::<Entry>(rows.len())?;
     let len = fill(rows, means, &mut buffer, of)?;
     (means.check)()?;
-    sort(&mut buffer[..len], means.threads, means)?;
     Ok(Ordered { buffer, len })
 }
 

@@ -283,10 +283,10 @@ impl Planner<'_> {
     }
 
     /// Documents that are not duplicates in the order of their random numbers, each with its value.
-    fn by_chance(&self, value: impl Fn(&DocRow) -> u32 + Sync) -> Result<Ordered> {
+    fn by_chance(&self) -> Result<Ordered> {
         let chance = |index: usize, row: &DocRow| {
             let is_kept = self.decisions[index].fate != DUPLICATE;
-            is_kept.then(|| entry(self.selection.chance.of(row.hash), value(row), index))
+            is_kept.then(|| entry(self.selection.chance.of(row.hash), row.value, index))
         };
         let mut picks = ordered(self.rows, self.means, chance)?;
         picks.order_ties_by_hash(self.rows);
@@ -301,8 +301,13 @@ impl Planner<'_> {
             }
             return Ok(());
         }
-        let picks = self.by_chance(|_| 0)?;
-        for entry in &picks.entries()[most as usize..] {
+        let chance = |index: usize, row: &DocRow| {
+            let is_kept = self.decisions[index].fate == KEPT;
+            is_kept.then(|| entry(self.selection.chance.of(row.hash), 0, index))
+        };
+        // There are more than `most`, so it fits.
+        let out = order::all_but(most as usize, self.rows, self.means, chance)?;
+        for entry in out.entries() {
             self.decisions[order::index(*entry)].fate = SAMPLED_OUT;
         }
         Ok(())
@@ -315,7 +320,7 @@ impl Planner<'_> {
     /// Balances, splits and repeats: how much can be repeated is known only when the split is.
     fn balance(&mut self, mode: &Balance, at_most: Option<u64>) -> Result<()> {
         let shares = self.shares(mode)?;
-        let picks = self.by_chance(|row| row.value)?;
+        let picks = self.by_chance()?;
         let least = shares.largest_total(&shares.found).map_or(0, |(total, _)| total);
         let mut capacities = self.capacities(&shares.found);
         for round in 0.. {
