@@ -251,6 +251,25 @@ mod tests {
         }
     }
 
+    /// Different texts may draw the same number; then neither place in the input nor value decides.
+    #[test]
+    fn of_equal_keys_the_hash_decides() {
+        let rows = store(1000, u64::MAX);
+        let spill = Spill::new(&std::env::temp_dir(), u64::MAX);
+        let means = Means { spill: &spill, threads: 1, check: &|| Ok(()) };
+        let of = |i: usize, row: &DocRow| Some(entry(row.hash % 2, (i % 7) as u32, i));
+        let hashes = |entries: &[Entry]| entries.iter().map(|e| rows.get(index(*e)).hash).collect::<Vec<_>>();
+        let mut picks = ordered(&rows, &means, of).expect("room");
+        picks.order_ties_by_hash(&rows);
+        let mut expected: Vec<u64> = rows.iter().map(|row| row.hash).collect();
+        expected.sort_by_key(|hash| (hash % 2, *hash));
+        assert_eq!(hashes(picks.entries()), expected);
+        let mut rest = hashes(all_but(300, &rows, &means, of).expect("room").entries());
+        rest.sort_by_key(|hash| (hash % 2, *hash));
+        assert_eq!(rest, expected[300..]);
+        assert!(all_but(1000, &rows, &means, of).expect("room").entries().is_empty());
+    }
+
     #[test]
     fn a_request_to_stop_ends_the_work() {
         let rows = store(10, u64::MAX);
