@@ -7,9 +7,9 @@ use crate::input::{Encoding, Shard};
 use crate::pipeline::Progress;
 use crate::pipeline::engine::engine;
 use crate::pipeline::export::{self, find_input};
-use crate::pipeline::inspect;
 use crate::pipeline::stop::Stop;
-use crate::report::{devices, progress, summary, text};
+use crate::pipeline::{inspect, plan};
+use crate::report::{self, devices, progress, summary, text};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ impl Cli {
     /// The job file, for the command that has one.
     fn job(&self) -> Option<&Path> {
         match &self.command {
-            Command::Export { job, .. } => job.as_deref(),
+            Command::Export { job, .. } | Command::Plan { job, .. } => job.as_deref(),
             _ => None,
         }
     }
@@ -75,8 +75,16 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Map, split, validate, count and write a dataset, in one pass
+    /// Map, select, split, validate, count and write a dataset
     Export {
+        #[command(flatten)]
+        args: Box<ExportArgs>,
+        /// Job file (TOML) with any of these options, and the schema
+        #[arg(long, env = "COLOPHON_JOB", value_name = "FILE")]
+        job: Option<PathBuf>,
+    },
+    /// Show what an export would do: the ledger, splits and shares; nothing is written
+    Plan {
         #[command(flatten)]
         args: Box<ExportArgs>,
         /// Job file (TOML) with any of these options, and the schema
@@ -256,6 +264,7 @@ impl Outcome {
 fn run(command: &Command, global: &Global, file: ExportArgs) -> Result<Outcome> {
     match command {
         Command::Export { args, .. } => run_export(global, args, file),
+        Command::Plan { args, .. } => run_plan(global, args, file),
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
         Command::Summary { folder } => run_summary(folder),
@@ -273,8 +282,9 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let start = Instant::now();
     let shards = find_input(config)?;
-    let packed = shards.iter().any(|shard| shard.encoding != Encoding::Plain);
-    let total = (!packed).then(|| shards.iter().map(|shard| shard.bytes).sum());
+    // What needs a plan is read twice.
+    let passes = if config.selection.needs_plan() { 2 } else { 1 };
+    let total = bytes_of(shards.iter()).map(|bytes| bytes * passes);
     let files = if shards.len() == 1 { "1 shard".into() } else { format!("{} shards", shards.len()) };
     let threads = if config.run.threads == 1 { "1 thread".into() } else { format!("{} threads", config.run.threads) };
     tracing::info!("Exporting {files} from {} with {threads}", show(&config.input));
@@ -282,20 +292,27 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let engine = engine(&config.run, shards.iter().map(|shard| shard.bytes).sum())?;
     let export = || export::export(config, &shards, &engine, &state, &stop);
     let report = progress::shown(global.quiet, &state, total, export)?;
-    warn_of_empty_splits(&report);
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
     let text = text::export(&report, start.elapsed().as_secs_f64());
     Ok(Outcome { json: report.to_json(), text, sound: true })
 }
 
-fn warn_of_empty_splits(report: &export::Report) {
-    if report.ledger.exported == 0 {
-        tracing::warn!("no document was exported: the dataset is empty");
-        return;
-    }
-    for (name, _) in report.splits.iter().filter(|(_, documents)| *documents == 0) {
-        tracing::warn!("the split '{name}' got no document");
-    }
+fn run_plan(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {
+    let mut args = args.clone().or(file);
+    // Nothing is written, so there need not be a place for it.
+    args.output_dir.get_or_insert_default();
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let config = ExportConfig::new(args, &today)?;
+    let stop = Stop::on_signals()?;
+    let shards = find_input(&config)?;
+    let state = Progress::default();
+    let total = bytes_of(shards.iter());
+    let report = progress::shown(global.quiet, &state, total, || plan::plan(&config, &shards, &state, &stop))?;
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    report.failures.iter().for_each(|failure| tracing::error!("the export would fail: {failure}"));
+    let sound = report.failures.is_empty();
+    Ok(Outcome { json: report.to_json(), text: report::plan::text(&report), sound })
 }
 
 fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<Outcome> {
@@ -324,14 +341,19 @@ fn shards(groups: &[inspect::Group]) -> impl Iterator<Item = &Shard> {
     groups.iter().flat_map(|group| group.files.iter().flat_map(|files| files.iter()))
 }
 
-/// Bytes of all files.
+/// Bytes of all files of some groups.
 fn bytes(groups: &[inspect::Group]) -> u64 {
     shards(groups).map(|shard| shard.bytes).sum()
 }
 
-/// Bytes of all files, where none is compressed.
+/// Bytes of all shards, where none is compressed.
+fn bytes_of<'a>(shards: impl Iterator<Item = &'a Shard>) -> Option<u64> {
+    shards.map(|shard| (shard.encoding == Encoding::Plain).then_some(shard.bytes)).sum()
+}
+
+/// Bytes of all files of some groups, where none is compressed.
 fn total(groups: &[inspect::Group]) -> Option<u64> {
-    shards(groups).all(|shard| shard.encoding == Encoding::Plain).then(|| bytes(groups))
+    bytes_of(shards(groups))
 }
 
 fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {

@@ -3,16 +3,21 @@
 //! A flag beats the environment, which beats the file, which beats the default. Flags and file share
 //! one definition ([`ExportArgs`]), so neither can know an option that the other doesn't.
 
+use crate::domain::chance::Chance;
 use crate::domain::decimal::Fraction;
 use crate::domain::schema::{self, Constant, Field, Schema};
+use crate::domain::selection::Selection;
 use crate::domain::split::Splits;
 use crate::error::{Error, Result, show};
 use crate::write::output::Compression;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
+use select::{Base, SelectArgs};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+
+pub mod select;
 
 /// The options of `export`, as given; every one may be absent.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -44,7 +49,12 @@ pub struct ExportArgs {
     #[arg(long, env = "COLOPHON_SPLIT_METHOD", value_name = "METHOD")]
     pub split_method: Option<SplitMethod>,
 
-    /// Seed of the text's hash, and so of the splits [default: 42]
+    #[command(flatten)]
+    #[serde(skip)]
+    /// Which documents are exported.
+    pub select: SelectArgs,
+
+    /// Seed of the text's hash, and so of the splits and samples [default: 42]
     #[arg(long, env = "COLOPHON_SEED", value_name = "N")]
     pub seed: Option<u64>,
 
@@ -138,6 +148,8 @@ pub enum Format {
 pub enum SplitMethod {
     /// By the text's hash alone: the same text always lands in the same split.
     Hash,
+    /// Documents ranked by hash and cut at exact counts.
+    Exact,
 }
 
 /// What to scan with.
@@ -177,7 +189,7 @@ fn constants<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<M
 }
 
 /// A list or number in a job file, where the command line has text: `[0.95, 0.05]` for `0.95,0.05`.
-fn list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+pub(crate) fn list<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
     fn text<E: serde::de::Error>(value: &Value) -> std::result::Result<String, E> {
         match value {
             Value::String(text) => Ok(text.clone()),
@@ -202,6 +214,7 @@ impl ExportArgs {
             split_ratio: self.split_ratio.or(file.split_ratio),
             split_names: self.split_names.or(file.split_names),
             split_method: self.split_method.or(file.split_method),
+            select: self.select.or(file.select),
             seed: self.seed.or(file.seed),
             // Each sets what it names; where both name one path, the later wins.
             set: [file.set, self.set].concat(),
@@ -262,13 +275,15 @@ impl JobFile {
         // Several readings of one text, as flattening would lose the line of a wrong value.
         let messages = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        let select = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        Ok(JobFile { export: ExportArgs { run, ..args }, messages })
+        Ok(JobFile { export: ExportArgs { run, select, ..args }, messages })
     }
 }
 
 /// The keys that a job file can have beside the flags.
-const FILE_KEYS: [&str; 7] = ["field", "constants", "default-constants", "json", "log-format", "quiet", "verbose"];
+const FILE_KEYS: [&str; 8] =
+    ["field", "filter", "constants", "default-constants", "json", "log-format", "quiet", "verbose"];
 
 /// Names the first unknown key, with the known one that looks most like it.
 fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {
@@ -277,12 +292,17 @@ fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> 
     let known = || flags.iter().map(String::as_str).chain(FILE_KEYS);
     for key in table.keys() {
         if !known().any(|k| k == key) {
-            let likeness = |name: &str| strsim::jaro_winkler(key, name);
-            let nearest = known().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default();
+            let nearest = nearest(key, known()).unwrap_or_default();
             return Err((key.clone(), format!("unknown key '{key}'; did you mean '{nearest}'?")));
         }
     }
     Ok(())
+}
+
+/// The name that looks most like this one.
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |other: &str| strsim::jaro_winkler(name, other);
+    known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
 /// The line, from 1, on which a key of the file's first level stands, if it stands there plainly.
@@ -302,10 +322,8 @@ pub struct ExportConfig {
     pub output: PathBuf,
     /// What goes where in an exported line.
     pub schema: Schema,
-    /// Names and ratios of the splits.
-    pub splits: Splits,
-    /// Seed of the hash.
-    pub seed: u64,
+    /// Which documents go where, how often.
+    pub selection: Selection,
     /// The gate for rejected lines.
     pub max_reject_ratio: Fraction,
     /// Bytes of lines in a split file, if there is a limit.
@@ -314,6 +332,10 @@ pub struct ExportConfig {
     pub compression: Option<Compression>,
     /// How to run.
     pub run: RunConfig,
+    /// Bytes of memory that a plan may take, if that was said.
+    pub memory_limit: Option<u64>,
+    /// What the manifest says of the selection.
+    selection_json: Map<String, Value>,
 }
 
 /// How to run.
@@ -375,12 +397,17 @@ impl ExportConfig {
         let ratios = args.split_ratio.as_deref().unwrap_or("0.95,0.03,0.02");
         let names = args.split_names.as_deref().unwrap_or("train,validation,test");
         let reject_ratio = args.max_reject_ratio.as_deref().unwrap_or("0.01");
+        let splits = Splits::parse(names, ratios).map_err(usage)?;
+        let schema = schema_of(&args, today)?;
+        let (seed, exact) = (args.seed.unwrap_or(42), args.split_method == Some(SplitMethod::Exact));
+        let base = Base { splits, seed, chance: Chance::new(seed), exact };
         Ok(ExportConfig {
-            splits: Splits::parse(names, ratios).map_err(usage)?,
-            schema: schema_of(&args, today)?,
+            selection_json: args.select.to_json()?,
+            selection: args.select.check(base, &schema)?,
+            schema,
+            memory_limit: args.select.memory_limit()?,
             input: args.input_dir.ok_or_else(|| missing("--input-dir"))?,
             output: args.output_dir.ok_or_else(|| missing("--output-dir"))?,
-            seed: args.seed.unwrap_or(42),
             max_reject_ratio: reject_ratio.parse().map_err(|e| Error::Usage(format!("--max-reject-ratio: {e}")))?,
             shard_size: args.shard_size.as_deref().map(shard_size).transpose()?,
             compression: args.compress,
@@ -392,22 +419,22 @@ impl ExportConfig {
     pub fn to_json(&self) -> Map<String, Value> {
         let text = |values: &[Fraction]| values.iter().map(|v| Value::from(v.to_string())).collect::<Vec<_>>();
         let constants: Map<_, _> = self.schema.constants().iter().map(|c| (c.to.clone(), c.value.clone())).collect();
-        let value = json!({
+        let selection = &self.selection;
+        let method = if selection.exact { SplitMethod::Exact } else { SplitMethod::Hash };
+        let mut value = json!({
             "format": Format::Jsonl,
-            "split_method": SplitMethod::Hash,
-            "split_names": self.splits.names(),
-            "split_ratio": text(self.splits.ratios()),
-            "seed": self.seed,
+            "split_method": method,
+            "split_names": selection.splits.names(),
+            "split_ratio": text(selection.splits.ratios()),
+            "seed": selection.seed,
             "max_reject_ratio": self.max_reject_ratio.to_string(),
             "shard_size": self.shard_size,
             "compress": self.compression,
-            "fields": self.schema.fields(),
-            "constants": constants,
         });
-        match value {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        }
+        let schema = json!({ "fields": self.schema.fields(), "constants": constants });
+        let parts =
+            [value.as_object_mut().map(std::mem::take), Some(self.selection_json.clone()), schema.as_object().cloned()];
+        parts.into_iter().flatten().flatten().collect()
     }
 }
 
@@ -451,7 +478,7 @@ fn shard_size(text: &str) -> Result<u64> {
 }
 
 /// A number of bytes, with or without a unit: `1048576`, `512MiB`, `2GB`.
-fn size(flag: &str, text: &str) -> Result<u64> {
+pub(crate) fn size(flag: &str, text: &str) -> Result<u64> {
     const UNITS: [(&str, u64); 10] = [
         ("", 1),
         ("b", 1),
@@ -520,8 +547,8 @@ mod tests {
             "[[field]]\nfrom = 'body'\nto = 'text'\ntype = 'string'\nrequired = true\n",
         ));
         let config = config(args.expect("valid")).expect("valid");
-        assert_eq!((config.seed, config.shard_size, config.run.threads), (7, Some(1 << 20), 3));
-        assert_eq!(config.splits.names(), ["a", "b"]);
+        assert_eq!((config.selection.seed, config.shard_size, config.run.threads), (7, Some(1 << 20), 3));
+        assert_eq!(config.selection.splits.names(), ["a", "b"]);
         assert_eq!(config.max_reject_ratio.to_string(), "0.5");
         assert_eq!(config.schema.fields()[0].from, "body");
         let constants: Vec<_> = config.schema.constants().iter().map(|c| format!("{}={}", c.to, c.value)).collect();

@@ -1,7 +1,8 @@
 //! colophon: the last step of a training corpus.
 //!
 //! Data flow one way: [`input`] finds shards and cuts them into chunks; [`scan`] turns a chunk into
-//! one row a line; [`mod@write`] puts lines together and makes them appear at once; [`report`] says what
+//! one row a line; [`select`] decides
+//! what needs the whole corpus; [`mod@write`] puts lines together and makes them appear at once; [`report`] says what
 //! came of it. [`domain`] has the words that the stages share; only [`pipeline`] knows them all.
 
 pub mod cli;
@@ -13,4 +14,5 @@ pub mod input;
 pub mod pipeline;
 pub mod report;
 pub mod scan;
+pub mod select;
 pub mod write;

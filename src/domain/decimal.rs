@@ -19,6 +19,16 @@ impl Fraction {
     /// 1.
     pub const ONE: Fraction = Fraction { units: ONE };
 
+    /// The fraction in units of 10^-18: a whole number to weigh with.
+    pub fn units(self) -> u64 {
+        self.units
+    }
+
+    /// The nearest `f64`, for showing.
+    pub fn to_f64(self) -> f64 {
+        self.units as f64 / ONE as f64
+    }
+
     /// The sum, or `None` above 1.
     pub fn checked_add(self, other: Fraction) -> Option<Fraction> {
         let units = self.units + other.units;

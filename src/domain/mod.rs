@@ -3,13 +3,19 @@
 //! Everything here is pure: no files, no threads, no clocks. Whatever must come out the same on
 //! every machine is decided with integers.
 
+pub mod apportion;
+pub mod balance;
+pub mod chance;
 pub mod decimal;
+pub mod filter;
 pub mod histogram;
 pub mod ledger;
 pub mod manifest;
+pub mod origin;
 pub mod reason;
 pub mod row;
 pub mod schema;
+pub mod selection;
 pub mod split;
 pub mod stats;
 pub mod sum;

@@ -5,15 +5,13 @@
 
 use super::histogram::Histogram;
 use super::ledger::{Ledger, Rejects};
+use super::origin::{Origin, UNKNOWN, decoded};
 use super::row::{Row, Span};
 use super::schema::Schema;
 use super::sum::ExactSum;
-use crate::scan::reference::{Decoder, member};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
-/// Stands for a document without a domain.
-const UNKNOWN: &str = "unknown";
 /// The percentiles that are reported, nearest rank.
 const PERCENTILES: [u64; 9] = [1, 5, 10, 25, 50, 75, 90, 95, 99];
 /// From where on a quality is high, and medium.
@@ -49,51 +47,14 @@ pub struct Described {
     word_count: Origin,
 }
 
-enum Origin {
-    Source(usize),
-    /// A member, by its path, of an object that is mapped as a whole.
-    Within(usize, Vec<String>),
-    /// The same for all documents, as JSON.
-    Constant(Vec<u8>),
-    Nowhere,
-}
-
 impl Described {
     /// Finds `metadata.domain`, `metadata.quality_score` and `metadata.word_count` in a schema's output.
     pub fn new(schema: &Schema) -> Described {
-        let origin = |path: &str| match (schema.source_to(path), schema.constants().iter().find(|c| c.to == path)) {
-            (Some(source), _) => Origin::Source(source),
-            (None, Some(constant)) => Origin::Constant(constant.value.to_string().into_bytes()),
-            (None, None) => Origin::within(schema, path),
-        };
+        let origin = |path| Origin::of_output(schema, path);
         Described {
             domain: origin("metadata.domain"),
             quality: origin("metadata.quality_score"),
             word_count: origin("metadata.word_count"),
-        }
-    }
-}
-
-impl Origin {
-    /// For `metadata.domain`, where `metadata` itself is mapped, or else nowhere.
-    fn within(schema: &Schema, path: &str) -> Origin {
-        let steps: Vec<&str> = path.split('.').collect();
-        let mapped = |len: &usize| schema.source_to(&steps[..*len].join(".")).is_some();
-        let Some(len) = (1..steps.len()).find(mapped) else { return Origin::Nowhere };
-        let rest = steps[len..].iter().map(ToString::to_string).collect();
-        schema.source_to(&steps[..len].join(".")).map_or(Origin::Nowhere, |source| Origin::Within(source, rest))
-    }
-
-    fn value<'a>(&'a self, line: &'a [u8], spans: &[Span]) -> Option<&'a [u8]> {
-        match self {
-            Origin::Source(source) => Some(spans[*source]).filter(|s| !s.is_absent()).map(|s| s.of(line)),
-            Origin::Within(source, steps) => {
-                let whole = Some(spans[*source]).filter(|s| !s.is_absent()).map(|s| s.of(line))?;
-                let value = steps.iter().try_fold(whole, |value, step| member(value, step))?;
-                Some(value).filter(|value| *value != b"null")
-            }
-            Origin::Constant(json) => Some(json),
-            Origin::Nowhere => None,
         }
     }
 }
@@ -119,19 +80,10 @@ impl Stats {
     }
 
     fn add_domain(&mut self, json: Option<&[u8]>) {
-        let decoded;
-        let domain = match json {
-            None => UNKNOWN.as_bytes(),
-            Some([b'"', plain @ .., b'"']) if !plain.contains(&b'\\') => plain,
-            Some(json @ [b'"', ..]) => {
-                decoded = Decoder::new(json).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>();
-                decoded.as_bytes()
-            }
-            Some(json) => json,
-        };
-        match self.domains.get_mut(domain) {
+        let domain = json.map_or(UNKNOWN.as_bytes().into(), decoded);
+        match self.domains.get_mut(&*domain) {
             Some(times) => *times += 1,
-            None => drop(self.domains.insert(domain.into(), 1)),
+            None => drop(self.domains.insert((*domain).into(), 1)),
         }
     }
 

@@ -9,4 +9,6 @@ mod streamed;
 
 pub use chunk::{Chunk, Cutter};
 pub use discover::{Encoding, Shard, discover};
+pub use mapped::Mapping;
+pub use stamp::Stamp;
 pub use streamed::unpacked;

@@ -1,18 +1,24 @@
-//! `export`: map, split, validate, count and write in one pass.
+//! `export`: map, select, split, validate, count and write; in one pass, or in two with a plan between them.
 
+use super::collect::{Unknowns, add_row};
+use super::plan::{self, Planned};
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
 use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles};
 use crate::domain::reason::Reason;
-use crate::domain::row::{Rows, Verdict};
+use crate::domain::row::{Row, Rows, Span, Verdict};
+use crate::domain::selection::Fate;
 use crate::domain::stats::{Described, Stats};
 use crate::error::{Context, Error, Result, show};
 use crate::input::{Chunk, Cutter, Shard, discover};
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
 use crate::scan::{ScanJob, detail};
+use crate::select::plan::Leakage;
+use crate::select::rows::{ChunkRows, RowStore};
+use crate::select::spill::Spill;
 use crate::write::line::LineWriter;
 use crate::write::output::{FileRecord, Lines, Outputs, hex};
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject};
@@ -43,6 +49,10 @@ pub struct Report {
     pub scanner: &'static str,
     /// Bytes of the input that GPUs scanned.
     pub gpu_bytes: u64,
+    /// Texts that stand in more than one split.
+    pub leakage: u64,
+    /// What a user should know.
+    pub warnings: Vec<String>,
 }
 
 /// What an export reads: the shards in order.
@@ -83,40 +93,54 @@ pub fn export(
     stop: &Stop,
 ) -> Result<Report> {
     let stage = Stage::open(&config.output)?;
-    let export = Export::new(config, shards, &stage, progress)?;
+    let spill = plan::spill(config, stage.folder());
+    let needs_plan = config.selection.needs_plan();
+    let make_plan = || Planned::new(config, shards, engine, &spill, progress, stop);
+    let planned = needs_plan.then(make_plan).transpose()?;
+    let export = Export::new(config, shards, &stage, progress, planned.as_ref(), &spill)?;
     let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
     let locals = scheduler::run(&export, cutter, engine, config.run.threads, stop)?;
     let Export { outputs, ordered, .. } = export;
-    let mut sum = Tally::new(config.splits.names().len());
+    let mut sum = Tally::new(config);
     locals.iter().for_each(|local| sum.merge(&local.tally));
     let ordered = ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
     let quarantine = ordered.quarantine.finish()?;
-    let files = outputs.finish(config.splits.names())?;
+    let names = config.selection.splits.names();
+    let files = outputs.finish(names)?;
+    let (leakage, warnings) = match &planned {
+        Some(planned) => {
+            planned.check(shards)?;
+            (planned.plan.figures.leakage.clone(), planned.warnings(config))
+        }
+        None => {
+            let count = |rows: &RowStore| plan::leakage(config, shards, rows, &spill, stop);
+            let leakage = ordered.rows.as_ref().map(count).transpose()?;
+            (leakage.unwrap_or_default(), sum.unknowns.warnings(&config.selection))
+        }
+    };
     stop.check()?;
     if !sum.ledger.balances() {
         return Err(Error::Gate(format!("the ledger does not balance, which is a defect of colophon: {}", sum.ledger)));
     }
-    let stats = sum.stats.to_json(config.splits.names(), &sum.ledger, &sum.rejects);
+    let stats = stats(names, &sum, &leakage);
     let stats_file = write_json(&stage, STATS, &stats)?;
+    let splits: Vec<(String, u64)> =
+        names.iter().cloned().enumerate().map(|(i, name)| (name, sum.stats.split_documents(i))).collect();
     let report = Report {
-        splits: config
-            .splits
-            .names()
-            .iter()
-            .cloned()
-            .enumerate()
-            .map(|(i, n)| (n, sum.stats.split_documents(i)))
-            .collect(),
+        warnings: [warnings, plan::empty_splits(&splits)].concat(),
+        splits,
         output: stage.output().into(),
         bytes: files.iter().map(|file| file.bytes).sum(),
         scanner: engine.name(),
         gpu_bytes: engine.gpu_bytes(),
         stats,
+        leakage: leakage.texts,
         ledger: sum.ledger,
         rejects: sum.rejects,
     };
-    if config.max_reject_ratio.is_exceeded_by(report.ledger.rejected, report.ledger.non_blank()) {
-        return Err(fail(stage, config, &files, &report)?);
+    let failures = plan::gates(config, shards, &report.ledger, &report.rejects, &leakage);
+    if !failures.is_empty() {
+        return Err(fail(stage, &files, &failures, report.ledger.rejected > 0)?);
     }
     let manifest = manifest(config, &report, ordered.inputs, &files, quarantine, stats_file);
     write_json(&stage, MANIFEST, &manifest)?;
@@ -124,22 +148,27 @@ pub fn export(
     Ok(report)
 }
 
+/// `dataset_stats.json`.
+fn stats(names: &[String], sum: &Tally, leakage: &Leakage) -> Value {
+    let mut stats = sum.stats.to_json(names, &sum.ledger, &sum.rejects);
+    stats["leakage"] = leakage.texts.into();
+    stats
+}
+
 /// Leaves the quarantine and the statistics for a look, and says what failed.
-fn fail(stage: Stage, config: &ExportConfig, files: &[FileRecord], report: &Report) -> Result<Error> {
+fn fail(stage: Stage, files: &[FileRecord], failures: &[String], has_rejects: bool) -> Result<Error> {
     for file in files {
         let path = stage.folder().join(&file.name);
         std::fs::remove_file(&path).context(&path, "remove")?;
     }
     let failed = stage.commit_as_failed()?;
-    let reasons: Vec<_> = report.rejects.iter().map(|(reason, times)| format!("{reason} {times}")).collect();
-    Ok(Error::Gate(format!(
-        "{} of {} lines rejected, more than --max-reject-ratio {} allows ({}); the earlier export is untouched, the rejected lines are in {}",
-        report.ledger.rejected,
-        report.ledger.non_blank(),
-        config.max_reject_ratio,
-        reasons.join(", "),
-        show(&failed.join(crate::write::quarantine::FOLDER)),
-    )))
+    let (what, at) = if has_rejects {
+        ("rejected lines are", failed.join(crate::write::quarantine::FOLDER))
+    } else {
+        ("statistics are", failed.join(STATS))
+    };
+    let at = show(&at);
+    Ok(Error::Gate(format!("{}; the earlier export is untouched, the {what} in {at}", failures.join("; "))))
 }
 
 /// Writes a JSON file into the stage.
@@ -205,12 +234,16 @@ struct Export<'a> {
     outputs: Outputs,
     ordered: Mutex<Ordered>,
     progress: &'a Progress,
+    /// Decisions for all documents; without them, each is decided by itself.
+    planned: Option<&'a Planned>,
 }
 
 /// What only grows in input order.
 struct Ordered {
     quarantine: Quarantine,
     inputs: Vec<InputFile>,
+    /// Exported documents, where it has to be counted whether their texts stand in two splits.
+    rows: Option<RowStore>,
 }
 
 /// What a worker counts.
@@ -218,17 +251,21 @@ struct Tally {
     stats: Stats,
     ledger: Ledger,
     rejects: Rejects,
+    unknowns: Unknowns,
 }
 
 impl Tally {
-    fn new(splits: usize) -> Tally {
-        Tally { stats: Stats::new(splits), ledger: Ledger::default(), rejects: Rejects::default() }
+    fn new(config: &ExportConfig) -> Tally {
+        let splits = config.selection.splits.names().len();
+        let unknowns = Unknowns::new(&config.selection);
+        Tally { stats: Stats::new(splits), ledger: Ledger::default(), rejects: Rejects::default(), unknowns }
     }
 
     fn merge(&mut self, other: &Tally) {
         self.stats.merge(&other.stats);
         self.ledger.merge(&other.ledger);
         self.rejects.merge(&other.rejects);
+        self.unknowns.merge(&other.unknowns);
     }
 }
 
@@ -244,8 +281,18 @@ struct Done {
     /// Lines for each split.
     splits: Vec<Lines>,
     rejects: Vec<ChunkReject>,
+    /// The exported documents, where they are wanted.
+    rows: Option<ChunkRows>,
     /// The chunk, if rejected lines have to be copied from it.
     chunk: Option<Chunk>,
+}
+
+/// A sound line.
+#[derive(Clone, Copy)]
+struct Document<'a> {
+    row: &'a Row,
+    line: &'a [u8],
+    spans: &'a [Span],
 }
 
 /// A rejected line by its place in the chunk.
@@ -258,8 +305,15 @@ struct ChunkReject {
 }
 
 impl<'a> Export<'a> {
-    fn new(config: &'a ExportConfig, shards: &'a [Shard], stage: &Stage, progress: &'a Progress) -> Result<Export<'a>> {
-        let splits = config.splits.names().len();
+    fn new(
+        config: &'a ExportConfig,
+        shards: &'a [Shard],
+        stage: &Stage,
+        progress: &'a Progress,
+        planned: Option<&'a Planned>,
+        spill: &Spill,
+    ) -> Result<Export<'a>> {
+        let splits = config.selection.splits.names().len();
         let inputs = shards.iter().map(|s| InputFile { path: show(&s.name), bytes: s.bytes, ..InputFile::default() });
         Ok(Export {
             config,
@@ -267,13 +321,19 @@ impl<'a> Export<'a> {
             described: Described::new(&config.schema),
             line: LineWriter::new(&config.schema),
             outputs: Outputs::create(stage.folder(), splits, config.compression, config.shard_size)?,
-            ordered: Mutex::new(Ordered { quarantine: Quarantine::new(stage.folder()), inputs: inputs.collect() }),
+            ordered: Mutex::new(Ordered {
+                quarantine: Quarantine::new(stage.folder()),
+                inputs: inputs.collect(),
+                rows: (planned.is_none() && config.selection.may_leak()).then(|| RowStore::new(spill.clone())),
+            }),
             progress,
+            planned,
         })
     }
 
-    fn lines(&self, chunk: &Chunk, rows: &Rows, tally: &mut Tally, done: &mut Done) {
+    fn lines(&self, chunk: &Chunk, rows: &Rows, tally: &mut Tally, done: &mut Done) -> Result<()> {
         let job = self.job();
+        let mut decisions = self.planned.map(|planned| Decisions::of(planned, chunk, self.shards)).transpose()?;
         for (number, (row, spans)) in rows.iter().enumerate() {
             tally.ledger.lines += 1;
             match row.verdict() {
@@ -286,19 +346,55 @@ impl<'a> Export<'a> {
                     done.rejects.push(ChunkReject { line, start, len, reason, detail });
                 }
                 Verdict::Document => {
-                    let line = row.line(chunk);
-                    let split = self.config.splits.of_hash(row.hash);
-                    let lines = &mut done.splits[split];
-                    let before = lines.bytes.len();
-                    self.line.write(line, spans, &mut lines.bytes);
-                    let bytes = (lines.bytes.len() - before) as u64;
-                    lines.ends.push(lines.bytes.len());
-                    tally.ledger.exported += 1;
-                    tally.stats.add(split, row, line, spans, bytes, &self.described);
+                    let document = Document { row, line: row.line(chunk), spans };
+                    match self.fate(document, &mut decisions, tally)? {
+                        Fate::Filtered => tally.ledger.filtered += 1,
+                        Fate::Duplicate => tally.ledger.duplicates += 1,
+                        Fate::SampledOut => tally.ledger.sampled_out += 1,
+                        Fate::Exported { split, repeats } => {
+                            tally.ledger.exported += 1;
+                            tally.ledger.repeats += u64::from(repeats);
+                            self.write(document, split, repeats, tally, done);
+                        }
+                    }
                 }
             }
         }
         done.lines = rows.rows.len() as u64;
+        decisions.map_or(Ok(()), |decisions| decisions.end())
+    }
+
+    fn fate(&self, document: Document, decisions: &mut Option<Decisions<'_>>, tally: &mut Tally) -> Result<Fate> {
+        let Document { row, line, spans } = document;
+        let selection = &self.config.selection;
+        if !selection.admits(row, line, spans, &mut tally.unknowns.undecided) {
+            return Ok(Fate::Filtered);
+        }
+        tally.unknowns.keyless += u64::from(selection.is_keyless(line, spans));
+        match decisions {
+            Some(decisions) => decisions.next(row),
+            None => Ok(selection.fate(row, line, spans)),
+        }
+    }
+
+    /// Writes a document's line to its split, and so many copies more.
+    fn write(&self, document: Document, split: usize, repeats: u16, tally: &mut Tally, done: &mut Done) {
+        let Document { row, line, spans } = document;
+        let lines = &mut done.splits[split];
+        let before = lines.bytes.len();
+        self.line.write(line, spans, &mut lines.bytes);
+        let written = before..lines.bytes.len();
+        for copy in 0..=repeats {
+            if copy > 0 {
+                lines.bytes.extend_from_within(written.clone());
+            }
+            lines.ends.push(lines.bytes.len());
+            tally.stats.add(split, row, line, spans, written.len() as u64, &self.described);
+        }
+        if let Some(rows) = &mut done.rows {
+            add_row(&self.config.selection, row, line, spans, rows);
+            rows.rows.iter_mut().next_back().into_iter().for_each(|row| row.stratum = split as u32);
+        }
     }
 
     /// A chunk that is one line, too long for a row.
@@ -319,28 +415,73 @@ impl<'a> Export<'a> {
     }
 }
 
+/// The decisions for the documents of a chunk, one after the other.
+struct Decisions<'a> {
+    planned: &'a Planned,
+    shard: &'a Shard,
+    indices: std::ops::Range<usize>,
+}
+
+impl<'a> Decisions<'a> {
+    fn of(planned: &'a Planned, chunk: &Chunk, shards: &'a [Shard]) -> Result<Decisions<'a>> {
+        let shard = &shards[chunk.shard];
+        let indices = planned.collected.rows.of_chunk(chunk.sequence, chunk.shard, chunk.offset);
+        Ok(Decisions { planned, shard, indices: indices.ok_or_else(|| plan::changed(shard))? })
+    }
+
+    /// What becomes of the next document, which has to be the one that was scanned.
+    fn next(&mut self, row: &Row) -> Result<Fate> {
+        let rows = &self.planned.collected.rows;
+        let is_same = |index: &usize| {
+            let known = rows.get(*index);
+            (known.hash, known.start, known.len) == (row.hash, row.start, row.len)
+        };
+        let index = self.indices.next().filter(is_same).ok_or_else(|| plan::changed(self.shard))?;
+        Ok(self.planned.plan.fate(index))
+    }
+
+    /// There must be no more of them.
+    fn end(self) -> Result<()> {
+        if self.indices.is_empty() { Ok(()) } else { Err(plan::changed(self.shard)) }
+    }
+}
+
 impl Work for Export<'_> {
     type Local = Local;
     type Done = Done;
 
     fn local(&self) -> Local {
-        Local { tally: Tally::new(self.config.splits.names().len()) }
+        Local { tally: Tally::new(self.config) }
     }
 
     fn job(&self) -> ScanJob<'_> {
-        ScanJob { schema: &self.config.schema, seed: self.config.seed, hash: true }
+        ScanJob { schema: &self.config.schema, seed: self.config.selection.seed, hash: true }
     }
 
     fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<Done> {
-        let splits =
-            self.config.splits.names().iter().map(|_| Lines { bytes: self.outputs.buffer(), ends: Vec::new() });
-        let mut done =
-            Done { shard: chunk.shard, lines: 0, splits: splits.collect(), rejects: Vec::new(), chunk: None };
+        let splits = self
+            .config
+            .selection
+            .splits
+            .names()
+            .iter()
+            .map(|_| Lines { bytes: self.outputs.buffer(), ends: Vec::new() });
+        let mut done = Done {
+            shard: chunk.shard,
+            lines: 0,
+            splits: splits.collect(),
+            rejects: Vec::new(),
+            rows: None,
+            chunk: None,
+        };
+        if self.planned.is_none() && self.config.selection.may_leak() {
+            done.rows = Some(ChunkRows { shard: chunk.shard, offset: chunk.offset, ..ChunkRows::default() });
+        }
         let (documents, rejected) = (local.tally.ledger.exported, local.tally.ledger.rejected);
         if chunk.is_too_long_for_rows() {
             self.long_line(&chunk, &mut local.tally, &mut done);
         } else {
-            self.lines(&chunk, rows, &mut local.tally, &mut done);
+            self.lines(&chunk, rows, &mut local.tally, &mut done)?;
         }
         chunk.check()?;
         let ledger = &local.tally.ledger;
@@ -353,7 +494,10 @@ impl Work for Export<'_> {
 
     fn commit(&self, done: Done) -> Result<()> {
         let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ordered { quarantine, inputs } = &mut *ordered;
+        let Ordered { quarantine, inputs, rows } = &mut *ordered;
+        if let (Some(rows), Some(chunk)) = (rows, done.rows) {
+            rows.push(chunk)?;
+        }
         let input = &mut inputs[done.shard];
         if let Some(chunk) = &done.chunk {
             for reject in &done.rejects {
@@ -404,6 +548,8 @@ impl Report {
             "rejects": self.rejects,
             "scanner": self.scanner,
             "gpu_bytes": self.gpu_bytes,
+            "leakage": self.leakage,
+            "warnings": self.warnings,
         })
     }
 }

@@ -386,7 +386,7 @@ fn with_long_line<'a>(chunk: &Chunk, rows: &'a Rows, job: &ScanJob) -> Cow<'a, R
 
 /// Counts the splits of a folder afresh, as `dataset_stats.json` has them.
 ///
-/// The ledger and the rejects of an export cannot be counted from its output; where the folder has
+/// The ledger, the rejects and the leakage of an export are not counted from its output; where the folder has
 /// them, they are kept. So the statistics of an untouched export come out as they were.
 ///
 /// Also says how many lines were no documents.
@@ -430,7 +430,7 @@ pub fn stats(
     let mut value = stats.to_json(&names, &ledger, &rejects);
     let earlier = fs::read(folder.join(STATS)).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     if let (true, Some(earlier)) = (has_manifest, earlier) {
-        for key in ["ledger", "rejects"].into_iter().filter(|key| earlier.get(key).is_some()) {
+        for key in ["ledger", "rejects", "leakage"].into_iter().filter(|key| earlier.get(key).is_some()) {
             value[key] = earlier[key].clone();
         }
     }

@@ -1,9 +1,13 @@
 //! The commands that read a corpus: each puts the stages together and runs them on all cores.
 
+mod collect;
 pub mod engine;
 pub mod export;
 pub mod inspect;
+mod memory;
+pub mod plan;
 mod scheduler;
 pub mod stop;
+mod texts;
 
 pub use scheduler::Progress;

@@ -11,4 +11,5 @@ mod options;
 mod oracle;
 mod reports;
 mod scanners;
+mod selection;
 mod stopping;

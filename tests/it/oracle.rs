@@ -341,6 +341,7 @@ impl<'a> Expected<'a> {
             "text_length_stats": lengths(&all.iter().map(|d| d.text.chars().count()).collect::<Vec<_>>()),
             "ledger": self.ledger(),
             "rejects": self.reasons(),
+            "leakage": 0,
         });
         assert_equal(stats, &expected, "dataset_stats.json");
     }

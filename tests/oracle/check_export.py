@@ -551,6 +551,7 @@ def compare_stats(report, path, expected):
     compare_counts(report, "ledger", expected.ledger, get("ledger"), may_have=("repeats",))
     compare_counts(report, "rejects", expected.rejects, get("rejects"), may_have=REASONS)
     report.same("ledger.repeats", 0, get("ledger", "repeats") or 0)
+    report.same("leakage", 0, get("leakage"))
 
 
 def compare_counts(report, where, expected, found, may_have=()):

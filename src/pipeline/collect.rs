@@ -1,0 +1,203 @@
+//! The scan before a plan: a row for each document that the filters admit.
+
+use super::scheduler::{self, Progress, Work};
+use super::stop::Stop;
+use crate::config::ExportConfig;
+use crate::domain::ledger::{Ledger, Rejects};
+use crate::domain::origin::{UNKNOWN, decoded};
+use crate::domain::row::{Row, Rows, Span, Verdict};
+use crate::domain::selection::{NamedField, Selection};
+use crate::error::{Error, Result};
+use crate::input::{Chunk, Cutter, Shard};
+use crate::scan::ScanJob;
+use crate::scan::engine::Engine;
+use crate::scan::reference::{Judgement, judge};
+use crate::select::rows::{ChunkRows, DocRow, MAX_VALUES, Names, RowStore};
+use crate::select::spill::Spill;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Documents of which something could not be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unknowns {
+    /// For each filter, documents that it kept for lack of a value.
+    pub undecided: Vec<u64>,
+    /// Documents without the field of `--split-key`.
+    pub keyless: u64,
+}
+
+impl Unknowns {
+    /// None yet.
+    pub fn new(selection: &Selection) -> Unknowns {
+        Unknowns { undecided: vec![0; selection.filters.len()], keyless: 0 }
+    }
+
+    /// Adds another worker's counts.
+    pub fn merge(&mut self, other: &Unknowns) {
+        self.undecided.iter_mut().zip(&other.undecided).for_each(|(mine, theirs)| *mine += theirs);
+        self.keyless += other.keyless;
+    }
+
+    /// What a user should know of them.
+    pub fn warnings(&self, selection: &Selection) -> Vec<String> {
+        let undecided = selection.filters.iter().zip(&self.undecided).filter(|(_, documents)| **documents > 0);
+        let kept = undecided.map(|(filter, documents)| {
+            let name = &filter.name;
+            let remedy = match name.as_str() {
+                "--domains" | "--exclude-domains" => "--exclude-domains unknown leaves them out",
+                _ => "a [[filter]] with required = true leaves such documents out",
+            };
+            format!("{name}: {documents} documents have no such value and are kept; {remedy}")
+        });
+        let keyless = selection.key.as_ref().filter(|_| self.keyless > 0).map(|key| {
+            format!("--split-key {}: {} documents do not have it and are split by their text", key.name, self.keyless)
+        });
+        kept.chain(keyless).collect()
+    }
+}
+
+/// What the scan found.
+pub struct Collected {
+    /// A row for each document that the filters admit.
+    pub rows: RowStore,
+    /// Lines so far: those that the filters admit count as exported.
+    pub ledger: Ledger,
+    /// Rejected lines by reason.
+    pub rejects: Rejects,
+    /// What could not be told.
+    pub unknowns: Unknowns,
+}
+
+/// Scans the shards and collects the rows.
+///
+/// # Errors
+/// If the shards cannot be read, or there is no room.
+pub fn collect(
+    config: &ExportConfig,
+    shards: &Arc<[Shard]>,
+    engine: &Engine,
+    spill: &Spill,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Collected> {
+    let work = Collect { config, rows: Mutex::new(RowStore::new(spill.clone())), progress };
+    let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
+    let locals = scheduler::run(&work, cutter, engine, config.run.threads, stop)?;
+    let rows = work.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let unknowns = Unknowns::new(&config.selection);
+    let mut collected = Collected { rows, ledger: Ledger::default(), rejects: Rejects::default(), unknowns };
+    for local in locals {
+        collected.ledger.merge(&local.ledger);
+        collected.rejects.merge(&local.rejects);
+        collected.unknowns.merge(&local.unknowns);
+    }
+    Ok(collected)
+}
+
+/// Adds a document to the rows of its chunk.
+pub fn add_row(selection: &Selection, row: &Row, line: &[u8], spans: &[Span], to: &mut ChunkRows) {
+    let number = |field: Option<&NamedField>, names: &mut Names| match field {
+        Some(field) => names.number(&field.origin.value(line, spans).map_or(UNKNOWN.as_bytes().into(), decoded)),
+        None => 0,
+    };
+    let value = number(selection.balance_by(), &mut to.values);
+    let stratum = number(selection.strata.as_ref(), &mut to.strata);
+    to.rows.push(DocRow { value, stratum, ..DocRow::new(row, selection.key_hash(row, line, spans)) });
+}
+
+struct Collect<'a> {
+    config: &'a ExportConfig,
+    rows: Mutex<RowStore>,
+    progress: &'a Progress,
+}
+
+struct Local {
+    ledger: Ledger,
+    rejects: Rejects,
+    unknowns: Unknowns,
+}
+
+impl Collect<'_> {
+    fn lines(&self, chunk: &Chunk, rows: &Rows, local: &mut Local, found: &mut ChunkRows) {
+        let selection = &self.config.selection;
+        let Local { ledger, rejects, unknowns } = local;
+        for (row, spans) in rows.iter() {
+            ledger.lines += 1;
+            match row.verdict() {
+                Verdict::Blank => ledger.blank += 1,
+                Verdict::Rejected(reason) => {
+                    ledger.rejected += 1;
+                    rejects.add(reason);
+                }
+                Verdict::Document => {
+                    let line = row.line(chunk);
+                    if !selection.admits(row, line, spans, &mut unknowns.undecided) {
+                        ledger.filtered += 1;
+                        continue;
+                    }
+                    ledger.exported += 1;
+                    unknowns.keyless += u64::from(selection.is_keyless(line, spans));
+                    add_row(selection, row, line, spans, found);
+                }
+            }
+        }
+    }
+
+    /// A chunk that is one line, too long for a row, and so no document.
+    fn long_line(&self, chunk: &Chunk, local: &mut Local) {
+        local.ledger.lines += 1;
+        match judge(chunk.strip_suffix(b"\n").unwrap_or(chunk), &self.job()) {
+            Judgement::Rejected(rejection) => {
+                local.ledger.rejected += 1;
+                local.rejects.add(rejection.reason);
+            }
+            _ => local.ledger.blank += 1,
+        }
+    }
+}
+
+impl Work for Collect<'_> {
+    type Local = Local;
+    type Done = ChunkRows;
+
+    fn local(&self) -> Local {
+        Local {
+            ledger: Ledger::default(),
+            rejects: Rejects::default(),
+            unknowns: Unknowns::new(&self.config.selection),
+        }
+    }
+
+    fn job(&self) -> ScanJob<'_> {
+        ScanJob { schema: &self.config.schema, seed: self.config.selection.seed, hash: true }
+    }
+
+    fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<ChunkRows> {
+        let mut found = ChunkRows { shard: chunk.shard, offset: chunk.offset, ..ChunkRows::default() };
+        if chunk.is_too_long_for_rows() {
+            self.long_line(&chunk, local);
+        } else {
+            self.lines(&chunk, rows, local, &mut found);
+        }
+        chunk.check()?;
+        self.progress.add(chunk.len() as u64, 0, 0);
+        Ok(found)
+    }
+
+    fn commit(&self, done: ChunkRows) -> Result<()> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.push(done)?;
+        let selection = &self.config.selection;
+        for (flag, field, names) in [
+            ("--balance-by", selection.balance_by(), &rows.values),
+            ("--stratify-by", selection.strata.as_ref(), &rows.strata),
+        ] {
+            if names.len() > MAX_VALUES {
+                let field = field.map_or("", |field| &field.name);
+                return Err(Error::Gate(format!(
+                    "{flag} {field}: it has more than {MAX_VALUES} different values; choose a field with fewer"
+                )));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! What the scan keeps of each document.
+
+use super::spill::{Buffer, Spill};
+use crate::domain::row::Row;
+use crate::error::Result;
+use bytemuck::{Pod, Zeroable};
+use std::collections::HashMap;
+
+/// The most different values that a field may have by which documents are balanced or stratified.
+pub const MAX_VALUES: usize = 1 << 20;
+/// Rows that are allocated together.
+const SEGMENT: usize = 1 << 18;
+
+/// A document that the filters admit. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct DocRow {
+    /// XXH3-64 of the text.
+    pub hash: u64,
+    /// The hash that decides the split: the same, or that of `--split-key`.
+    pub key: u64,
+    /// Where the line starts, in bytes from its chunk's start.
+    pub start: u32,
+    /// Bytes of the line.
+    pub len: u32,
+    /// Code points of the text.
+    pub chars: u32,
+    /// Words of the text.
+    pub words: u32,
+    /// The value by which documents are balanced: an index into [`RowStore::values`].
+    pub value: u32,
+    /// The value within which splits are exact: an index into [`RowStore::strata`].
+    pub stratum: u32,
+}
+
+impl DocRow {
+    /// The row of a document, of whose values nothing is known yet.
+    pub fn new(row: &Row, key: u64) -> DocRow {
+        let Row { hash, start, len, chars, words, .. } = *row;
+        DocRow { hash, key, start, len, chars, words, ..DocRow::default() }
+    }
+}
+
+/// The rows of a chunk's documents, with the names of their values in the order of first occurrence.
+#[derive(Debug, Default)]
+pub struct ChunkRows {
+    /// Index of the shard.
+    pub shard: usize,
+    /// Bytes (unpacked) of the shard before the chunk.
+    pub offset: u64,
+    /// The rows; their values are indices into the names here, if there are any.
+    pub rows: Vec<DocRow>,
+    /// Values by which documents are balanced.
+    pub values: Names,
+    /// Values within which splits are exact.
+    pub strata: Names,
+}
+
+/// The different values of a field, numbered as they come.
+#[derive(Debug, Default)]
+pub struct Names {
+    numbers: HashMap<Box<[u8]>, u32, foldhash::fast::RandomState>,
+    names: Vec<Box<[u8]>>,
+}
+
+impl Names {
+    /// The number of a value.
+    pub fn number(&mut self, value: &[u8]) -> u32 {
+        if let Some(number) = self.numbers.get(value) {
+            return *number;
+        }
+        let number = self.names.len() as u32;
+        self.numbers.insert(value.into(), number);
+        self.names.push(value.into());
+        number
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The values as text, by number.
+    pub fn shown(&self) -> Vec<String> {
+        self.names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+}
+
+/// Where a chunk's rows begin.
+#[derive(Clone, Copy, Debug)]
+struct ChunkPlace {
+    first: u64,
+    offset: u64,
+    shard: usize,
+}
+
+/// Where a document stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the row.
+    pub index: u64,
+    /// Index of the shard.
+    pub shard: usize,
+    /// Bytes (unpacked) of the shard before the line.
+    pub offset: u64,
+    /// Bytes of the line.
+    pub len: usize,
+}
+
+/// All rows, in input order.
+pub struct RowStore {
+    spill: Spill,
+    segments: Vec<Buffer<DocRow>>,
+    len: usize,
+    chunks: Vec<ChunkPlace>,
+    /// Values by which documents are balanced.
+    pub values: Names,
+    /// Values within which splits are exact.
+    pub strata: Names,
+}
+
+impl RowStore {
+    /// No rows yet.
+    pub fn new(spill: Spill) -> RowStore {
+        let (values, strata) = (Names::default(), Names::default());
+        RowStore { spill, segments: Vec::new(), len: 0, chunks: Vec::new(), values, strata }
+    }
+
+    /// Adds the rows of the next chunk; to be called for every chunk, also one without documents.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn push(&mut self, chunk: ChunkRows) -> Result<()> {
+        let numbers = |names: &Names, of: &mut Names| names.names.iter().map(|n| of.number(n)).collect::<Vec<u32>>();
+        let values = numbers(&chunk.values, &mut self.values);
+        let strata = numbers(&chunk.strata, &mut self.strata);
+        self.chunks.push(ChunkPlace { first: self.len as u64, offset: chunk.offset, shard: chunk.shard });
+        for row in chunk.rows {
+            if self.len == self.segments.len() * SEGMENT {
+                self.segments.push(self.spill.zeros(SEGMENT)?);
+            }
+            // Without names the numbers stand for themselves.
+            let value = values.get(row.value as usize).copied().unwrap_or(row.value);
+            let stratum = strata.get(row.stratum as usize).copied().unwrap_or(row.stratum);
+            self.segments[self.len / SEGMENT][self.len % SEGMENT] = DocRow { value, stratum, ..row };
+            self.len += 1;
+        }
+        Ok(())
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A row.
+    ///
+    /// # Panics
+    /// If there is none with this index.
+    pub fn get(&self, index: usize) -> &DocRow {
+        &self.segments[index / SEGMENT][index % SEGMENT]
+    }
+
+    /// The rows in pieces, each with the index of its first.
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = (usize, &[DocRow])> {
+        self.segments.iter().enumerate().map(|(i, segment)| {
+            let first = i * SEGMENT;
+            (first, &segment[..(self.len - first).min(SEGMENT)])
+        })
+    }
+
+    /// All rows.
+    pub fn iter(&self) -> impl Iterator<Item = &DocRow> {
+        self.pieces().flat_map(|(_, rows)| rows)
+    }
+
+    /// Whether any of it lies in a file.
+    pub fn is_spilled(&self) -> bool {
+        self.segments.iter().any(Buffer::is_spilled)
+    }
+
+    /// The indices of the rows of a chunk by its place among all chunks; `None` if there is no such chunk, or
+    /// it is another one than was scanned.
+    pub fn of_chunk(&self, sequence: u64, shard: usize, offset: u64) -> Option<std::ops::Range<usize>> {
+        let at = usize::try_from(sequence).ok()?;
+        let chunk = self.chunks.get(at).filter(|chunk| (chunk.shard, chunk.offset) == (shard, offset))?;
+        let end = self.chunks.get(at + 1).map_or(self.len, |next| next.first as usize);
+        Some(chunk.first as usize..end)
+    }
+
+    /// The indices of the rows of the chunk that starts here in a shard.
+    pub fn of_place(&self, shard: usize, offset: u64) -> Option<std::ops::Range<usize>> {
+        let at = self.chunks.partition_point(|chunk| (chunk.shard, chunk.offset) < (shard, offset));
+        self.of_chunk(at as u64, shard, offset)
+    }
+
+    /// The indices of the rows of a shard.
+    pub fn of_shard(&self, shard: usize) -> std::ops::Range<usize> {
+        let first = |shard: usize| {
+            let at = self.chunks.partition_point(|chunk| chunk.shard < shard);
+            self.chunks.get(at).map_or(self.len, |chunk| chunk.first as usize)
+        };
+        first(shard)..first(shard + 1)
+    }
+
+    /// Where a document stands.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn place(&self, index: usize) -> Place {
+        // The last chunk that begins at or before the row; those without rows begin where the next does.
+        let at = self.chunks.partition_point(|chunk| chunk.first as usize <= index) - 1;
+        let (chunk, row) = (self.chunks[at], self.get(index));
+        let offset = chunk.offset + u64::from(row.start);
+        Place { index: index as u64, shard: chunk.shard, offset, len: row.len as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(shard: usize, offset: u64, names: &[&str]) -> ChunkRows {
+        let mut chunk = ChunkRows { shard, offset, ..ChunkRows::default() };
+        for (i, name) in names.iter().enumerate() {
+            let value = chunk.values.number(name.as_bytes());
+            chunk.rows.push(DocRow { start: 10 * i as u32, len: 9, value, ..DocRow::default() });
+        }
+        chunk
+    }
+
+    #[test]
+    fn rows_are_found_by_chunk_and_places_by_row() {
+        let folder = tempfile::tempdir().expect("folder");
+        for limit in [0, u64::MAX] {
+            let mut rows = RowStore::new(Spill::new(folder.path(), limit));
+            for (shard, offset, names) in
+                [(0, 3, &["a", "b"][..]), (0, 99, &[]), (1, 0, &["b"]), (1, 10, &["c", "a", "c"]), (2, 0, &[])]
+            {
+                rows.push(chunk(shard, offset, names)).expect("room");
+            }
+            assert_eq!(rows.is_spilled(), limit == 0);
+            assert_eq!(rows.iter().map(|row| row.value).collect::<Vec<_>>(), [0, 1, 1, 2, 0, 2]);
+            assert_eq!(rows.values.shown(), ["a", "b", "c"]);
+            assert_eq!(rows.of_chunk(3, 1, 10), Some(3..6));
+            assert_eq!(rows.of_chunk(1, 0, 99), Some(2..2));
+            assert_eq!((rows.of_chunk(1, 0, 98), rows.of_chunk(5, 2, 0)), (None, None));
+            assert_eq!((rows.of_place(1, 10), rows.of_place(1, 11)), (Some(3..6), None));
+            assert_eq!([0, 1, 2, 3].map(|shard| rows.of_shard(shard)), [0..2, 2..6, 6..6, 6..6]);
+            assert_eq!(rows.place(1), Place { index: 1, shard: 0, offset: 13, len: 9 });
+            assert_eq!(rows.place(2), Place { index: 2, shard: 1, offset: 0, len: 9 });
+            assert_eq!(rows.place(5), Place { index: 5, shard: 1, offset: 30, len: 9 });
+        }
+    }
+
+    #[test]
+    fn a_row_is_small() {
+        assert_eq!(size_of::<DocRow>(), 40);
+    }
+}
