@@ -59,10 +59,16 @@ fn the_output_is_the_same_on_every_device() {
     assert_eq!(validation("cuda"), validated);
     let stats = dir.colophon(["stats", "out", "--device", "cuda"]);
     assert_eq!(with_standin(stats, &library, &[]).run().stdout, counted);
-    for args in [["--compress", "zstd"], ["--shard-size", "100k"]] {
-        export(&dir, &args).args(["--device", "cpu"]).run().status(0);
+    let more: [&[&str]; 4] = [
+        &["--compress", "zstd"],
+        &["--shard-size", "100k"],
+        &["--split-method", "exact", "--dedup", "exact", "--stratify-by", "domain"],
+        &["--min-words", "20", "--sample", "0.5"],
+    ];
+    for args in more {
+        export(&dir, args).args(["--device", "cpu"]).run().status(0);
         let expected = dir.snapshot("out");
-        with_standin(export(&dir, &args), &library, &[]).args(["--device", "cuda"]).run().status(0);
+        with_standin(export(&dir, args), &library, &[]).args(["--device", "cuda"]).run().status(0);
         assert_same(&expected, &dir.snapshot("out"), &format!("{args:?}"));
     }
 }
