@@ -55,25 +55,30 @@ pub struct ExportArgs {
     pub select: SelectArgs,
 
     /// Seed of the text's hash, and so of the splits and samples [default: 42]
-    #[arg(long, env = "COLOPHON_SEED", value_name = "N")]
+    #[arg(
+        long,
+        help_heading = "Selection: filter, duplicates, sample or balance, split, repeats",
+        env = "COLOPHON_SEED",
+        value_name = "N"
+    )]
     pub seed: Option<u64>,
 
     /// A constant for every document, such as metadata.source=wikipedia; may be repeated
-    #[arg(long = "set", env = "COLOPHON_SET", value_name = "PATH=VALUE", value_delimiter = None)]
+    #[arg(long = "set", help_heading = "What is written", env = "COLOPHON_SET", value_name = "PATH=VALUE", value_delimiter = None)]
     pub set: Vec<String>,
 
     /// Largest share of rejected lines with which the export still counts as sound [default: 0.01]
-    #[arg(long, env = "COLOPHON_MAX_REJECT_RATIO", value_name = "RATIO")]
+    #[arg(long, help_heading = "What is written", env = "COLOPHON_MAX_REJECT_RATIO", value_name = "RATIO")]
     #[serde(deserialize_with = "list")]
     pub max_reject_ratio: Option<String>,
 
     /// Cut each split into files of at most so many bytes of lines, such as 512MiB
-    #[arg(long, env = "COLOPHON_SHARD_SIZE", value_name = "SIZE")]
+    #[arg(long, help_heading = "What is written", env = "COLOPHON_SHARD_SIZE", value_name = "SIZE")]
     #[serde(deserialize_with = "list")]
     pub shard_size: Option<String>,
 
     /// Compress the split files
-    #[arg(long, env = "COLOPHON_COMPRESS", value_name = "METHOD")]
+    #[arg(long, help_heading = "What is written", env = "COLOPHON_COMPRESS", value_name = "METHOD")]
     pub compress: Option<Compression>,
 
     #[command(flatten)]
@@ -101,25 +106,25 @@ pub struct ExportArgs {
 #[serde(rename_all = "kebab-case", default)]
 pub struct RunArgs {
     /// Worker threads [default: the cores that this process may use]
-    #[arg(long, env = "COLOPHON_THREADS", value_name = "N")]
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_THREADS", value_name = "N")]
     pub threads: Option<usize>,
 
     /// What to scan with [default: auto]
-    #[arg(long, env = "COLOPHON_DEVICE", value_name = "DEVICE")]
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_DEVICE", value_name = "DEVICE")]
     pub device: Option<Device>,
 
-    /// Bytes of input for each thread from which on --device auto looks for GPUs; opening one takes some tenths of a
+    /// Use GPUs, with --device auto, only from so many bytes of input a thread on: opening one takes some tenths of a
     /// second [default: 1GiB]
-    #[arg(long, env = "COLOPHON_GPU_FROM", value_name = "SIZE")]
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_GPU_FROM", value_name = "SIZE")]
     #[serde(deserialize_with = "list")]
     pub gpu_from: Option<String>,
 
     /// Force one of the CPU scanners that `colophon devices` lists
-    #[arg(long, env = "COLOPHON_SCANNER", value_name = "NAME")]
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_SCANNER", value_name = "NAME")]
     pub scanner: Option<String>,
 
     /// Bytes of input that are worked on together [default: 512KiB]
-    #[arg(long, env = "COLOPHON_CHUNK_SIZE", value_name = "SIZE")]
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_CHUNK_SIZE", value_name = "SIZE")]
     #[serde(deserialize_with = "list")]
     pub chunk_size: Option<String>,
 }
@@ -393,11 +398,11 @@ impl ExportConfig {
         let missing = |flag: &str| {
             Error::Usage(format!("{flag} is missing: give it as a flag, in the environment or in the job file"))
         };
-        let usage = Error::Usage;
         let ratios = args.split_ratio.as_deref().unwrap_or("0.95,0.03,0.02");
         let names = args.split_names.as_deref().unwrap_or("train,validation,test");
         let reject_ratio = args.max_reject_ratio.as_deref().unwrap_or("0.01");
-        let splits = Splits::parse(names, ratios).map_err(usage)?;
+        let splits =
+            Splits::parse(names, ratios).map_err(|cause| Error::Usage(format!("--split-ratio {ratios}: {cause}")))?;
         let schema = schema_of(&args, today)?;
         let (seed, exact) = (args.seed.unwrap_or(42), args.split_method == Some(SplitMethod::Exact));
         let base = Base { splits, seed, chance: Chance::new(seed), exact };
@@ -479,7 +484,7 @@ fn shard_size(text: &str) -> Result<u64> {
 
 /// A number of bytes, with or without a unit: `1048576`, `512MiB`, `2GB`.
 pub(crate) fn size(flag: &str, text: &str) -> Result<u64> {
-    const UNITS: [(&str, u64); 10] = [
+    const UNITS: [(&str, u64); 14] = [
         ("", 1),
         ("b", 1),
         ("k", 1 << 10),
@@ -488,10 +493,18 @@ pub(crate) fn size(flag: &str, text: &str) -> Result<u64> {
         ("mib", 1 << 20),
         ("g", 1 << 30),
         ("gib", 1 << 30),
+        ("t", 1 << 40),
+        ("tib", 1 << 40),
+        ("kb", 1_000),
         ("mb", 1_000_000),
         ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
     ];
-    let bad = || Error::Usage(format!("{flag} {text}: write a number of bytes, such as 512MiB or 1048576"));
+    let bad = || {
+        Error::Usage(format!(
+            "{flag} {text}: write a number of bytes, such as 1048576 or 512MiB (K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB of 1000)"
+        ))
+    };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let unit = text[digits..].trim().to_ascii_lowercase();
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;

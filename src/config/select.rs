@@ -94,7 +94,7 @@ pub struct SelectArgs {
     pub forbid_leakage: bool,
 
     /// Memory for planning, beyond which it goes to disk [default: a quarter of what there is]
-    #[arg(long, env = "COLOPHON_MEMORY_LIMIT", value_name = "SIZE")]
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_MEMORY_LIMIT", value_name = "SIZE")]
     #[serde(deserialize_with = "list")]
     pub memory_limit: Option<String>,
 

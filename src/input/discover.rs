@@ -74,6 +74,12 @@ fn is_glob(path: &Path) -> bool {
     path.as_os_str().as_bytes().iter().any(|b| matches!(b, b'*' | b'?' | b'['))
 }
 
+/// Whether a folder is what an export left: among the input that is rarely meant.
+fn is_export(folder: &Path) -> bool {
+    fs::read(folder.join("manifest.json"))
+        .is_ok_and(|text| memchr::memmem::find(&text, b"\"generator\": \"colophon ").is_some())
+}
+
 fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."))
 }
@@ -88,6 +94,12 @@ impl Search {
         if self.except.is_some() && fs::canonicalize(folder).ok() == self.except {
             tracing::info!("{} is the output folder: not read as input", crate::error::show(folder));
             return Ok(());
+        }
+        if !name.as_os_str().is_empty() && is_export(folder) {
+            tracing::warn!(
+                "{} is an export of colophon, and is read as input like all else",
+                crate::error::show(folder)
+            );
         }
         let meta = fs::metadata(folder).context(folder, "read the folder")?;
         let identity = (meta.dev(), meta.ino());

@@ -773,6 +773,18 @@ fn dead_links_and_loops_are_named() {
     assert_eq!(dir.export().args(["--json"]).run().status(0).json()["ledger"]["exported"], 41);
 }
 
+/// A folder of curated data in which somebody once put an export.
+#[test]
+fn an_export_among_the_input_is_pointed_out() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(40));
+    dir.colophon(["export", "--input-dir", "in", "--output-dir", "in/out"]).run().status(0);
+    let report = dir.export().args(["--json"]).run().status(0).says(&["in/out is an export of colophon"]).json();
+    assert_eq!(report["ledger"]["exported"], 80);
+    let direct = dir.colophon(["export", "--input-dir", "in/out", "--output-dir", "again"]).run().status(0);
+    assert!(!direct.stderr.contains("is an export"), "asked for by name: {}", direct.stderr);
+}
+
 // ---- Devices and whoever reads the results
 
 #[test]
