@@ -1,5 +1,6 @@
 //! All integration tests, one binary.
 
+mod card;
 mod corpus;
 mod cuda;
 mod emulated;
