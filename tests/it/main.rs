@@ -14,3 +14,4 @@ mod reports;
 mod scanners;
 mod selection;
 mod stopping;
+mod verify;
