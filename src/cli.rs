@@ -8,7 +8,7 @@ use crate::pipeline::Progress;
 use crate::pipeline::engine::engine;
 use crate::pipeline::export::{self, find_input};
 use crate::pipeline::stop::Stop;
-use crate::pipeline::{inspect, plan};
+use crate::pipeline::{inspect, plan, verify};
 use crate::report::{self, devices, progress, summary, text};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -102,6 +102,14 @@ enum Command {
     /// Count existing files; prints and writes dataset_stats.json
     Stats {
         /// Folder with the splits
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Check a finished export against its manifest: one line for each item
+    Verify {
+        /// Folder of the export
         #[arg(value_name = "DIR")]
         folder: PathBuf,
         #[command(flatten)]
@@ -267,6 +275,7 @@ fn run(command: &Command, global: &Global, file: ExportArgs) -> Result<Outcome> 
         Command::Plan { args, .. } => run_plan(global, args, file),
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
+        Command::Verify { folder, run } => run_verify(global, folder, run),
         Command::Summary { folder } => run_summary(folder),
         Command::Demo { folder } => run_demo(global, folder),
         Command::Devices => Ok(run_devices()),
@@ -377,6 +386,17 @@ fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
         return Err(error);
     }
     Ok(outcome)
+}
+
+fn run_verify(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
+    let stop = Stop::on_signals()?;
+    let run = run.check()?;
+    let total = verify::total(folder);
+    let engine = engine(&run, total.unwrap_or_default())?;
+    let state = Progress::default();
+    let verify = || verify::verify(folder, &engine, &run, &state, &stop);
+    let report = progress::shown(global.quiet, &state, total, verify)?;
+    Ok(Outcome { json: report.to_json(), text: text::verification(&report), sound: report.passed() })
 }
 
 fn run_summary(folder: &Path) -> Result<Outcome> {

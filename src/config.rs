@@ -3,6 +3,7 @@
 //! A flag beats the environment, which beats the file, which beats the default. Flags and file share
 //! one definition ([`ExportArgs`]), so neither can know an option that the other doesn't.
 
+use crate::domain::about::About;
 use crate::domain::chance::Chance;
 use crate::domain::decimal::Fraction;
 use crate::domain::schema::{self, Constant, Field, Schema};
@@ -10,6 +11,7 @@ use crate::domain::selection::Selection;
 use crate::domain::split::Splits;
 use crate::error::{Error, Result, show};
 use crate::write::output::Compression;
+use card::CardArgs;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 use select::{Base, SelectArgs};
 use serde::de::{Deserializer, Error as _};
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
+pub mod card;
 pub mod select;
 
 /// The options of `export`, as given; every one may be absent.
@@ -80,6 +83,11 @@ pub struct ExportArgs {
     /// Compress the split files
     #[arg(long, help_heading = "What is written", env = "COLOPHON_COMPRESS", value_name = "METHOD")]
     pub compress: Option<Compression>,
+
+    #[command(flatten)]
+    #[serde(skip)]
+    /// What the dataset is.
+    pub card: CardArgs,
 
     #[command(flatten)]
     #[serde(skip)]
@@ -226,6 +234,7 @@ impl ExportArgs {
             max_reject_ratio: self.max_reject_ratio.or(file.max_reject_ratio),
             shard_size: self.shard_size.or(file.shard_size),
             compress: self.compress.or(file.compress),
+            card: self.card.or(file.card),
             run: RunArgs {
                 threads: self.run.threads.or(file.run.threads),
                 device: self.run.device.or(file.run.device),
@@ -281,14 +290,15 @@ impl JobFile {
         let messages = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let select = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        let card = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        Ok(JobFile { export: ExportArgs { run, select, ..args }, messages })
+        Ok(JobFile { export: ExportArgs { run, select, card, ..args }, messages })
     }
 }
 
 /// The keys that a job file can have beside the flags.
-const FILE_KEYS: [&str; 8] =
-    ["field", "filter", "constants", "default-constants", "json", "log-format", "quiet", "verbose"];
+const FILE_KEYS: [&str; 9] =
+    ["field", "filter", "constants", "default-constants", "card", "json", "log-format", "quiet", "verbose"];
 
 /// Names the first unknown key, with the known one that looks most like it.
 fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {
@@ -335,6 +345,8 @@ pub struct ExportConfig {
     pub shard_size: Option<u64>,
     /// How split files are packed.
     pub compression: Option<Compression>,
+    /// What the card says beside the figures; `None` if there is to be no card.
+    pub about: Option<About>,
     /// How to run.
     pub run: RunConfig,
     /// Bytes of memory that a plan may take, if that was said.
@@ -416,6 +428,7 @@ impl ExportConfig {
             max_reject_ratio: reject_ratio.parse().map_err(|e| Error::Usage(format!("--max-reject-ratio: {e}")))?,
             shard_size: args.shard_size.as_deref().map(shard_size).transpose()?,
             compression: args.compress,
+            about: args.card.check()?,
             run: args.run.check()?,
         })
     }
@@ -436,7 +449,7 @@ impl ExportConfig {
             "shard_size": self.shard_size,
             "compress": self.compression,
         });
-        let schema = json!({ "fields": self.schema.fields(), "constants": constants });
+        let schema = json!({ "fields": self.schema.fields(), "constants": constants, "card": self.about });
         let parts =
             [value.as_object_mut().map(std::mem::take), Some(self.selection_json.clone()), schema.as_object().cloned()];
         parts.into_iter().flatten().flatten().collect()

@@ -3,6 +3,7 @@
 //! Everything here is pure: no files, no threads, no clocks. Whatever must come out the same on
 //! every machine is decided with integers.
 
+pub mod about;
 pub mod apportion;
 pub mod balance;
 pub mod chance;

@@ -7,7 +7,7 @@ use super::histogram::Histogram;
 use super::ledger::{Ledger, Rejects};
 use super::origin::{Origin, UNKNOWN, decoded};
 use super::row::{Row, Span};
-use super::schema::Schema;
+use super::schema::{METADATA, Schema};
 use super::sum::ExactSum;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -27,6 +27,8 @@ pub struct Stats {
     high: u64,
     medium: u64,
     low: u64,
+    /// Documents with a quality.
+    scored: u64,
 }
 
 /// Counts over one split.
@@ -38,6 +40,8 @@ struct SplitStats {
     bytes: u64,
     /// Sum of `metadata.word_count`.
     word_count: ExactSum,
+    /// Documents that have each of [`Described::columns`].
+    present: Vec<u64>,
 }
 
 /// Where the described fields of a document come from.
@@ -45,6 +49,8 @@ pub struct Described {
     domain: Origin,
     quality: Origin,
     word_count: Origin,
+    /// Fields at the top of an exported line that may be absent, each with its source.
+    columns: Vec<(usize, usize)>,
 }
 
 impl Described {
@@ -55,14 +61,27 @@ impl Described {
             domain: origin("metadata.domain"),
             quality: origin("metadata.quality_score"),
             word_count: origin("metadata.word_count"),
+            columns: columns(schema),
         }
     }
+}
+
+/// Fields, by index, that are columns of their own and not in every document. (An object is always written.)
+fn columns(schema: &Schema) -> Vec<(usize, usize)> {
+    let fields = schema.fields().iter().enumerate();
+    let optional = fields.filter(|(_, field)| !field.required && !field.to.contains('.') && field.to != METADATA);
+    optional.map(|(index, _)| (index, schema.source_of(index))).collect()
 }
 
 impl Stats {
     /// Nothing counted yet, for so many splits.
     pub fn new(splits: usize) -> Stats {
         Stats { splits: vec![SplitStats::default(); splits], ..Stats::default() }
+    }
+
+    /// Nothing counted yet, for as many splits.
+    pub fn as_empty(&self) -> Stats {
+        Stats::new(self.splits.len())
     }
 
     /// Counts a document. `line` and `spans` are the input's; `exported_bytes` are those of its line
@@ -74,6 +93,10 @@ impl Stats {
         counts.bytes += exported_bytes;
         if let Some(json) = from.word_count.value(line, spans) {
             counts.word_count.add(json);
+        }
+        counts.present.resize(from.columns.len(), 0);
+        for (times, (_, source)) in counts.present.iter_mut().zip(&from.columns) {
+            *times += u64::from(!spans[*source].is_absent());
         }
         self.add_domain(from.domain.value(line, spans));
         self.add_quality(from.quality.value(line, spans));
@@ -88,6 +111,7 @@ impl Stats {
     }
 
     fn add_quality(&mut self, json: Option<&[u8]>) {
+        self.scored += u64::from(json.is_some());
         match json.map_or(Quality::Low, Quality::of) {
             Quality::High => self.high += 1,
             Quality::Medium => self.medium += 1,
@@ -102,6 +126,8 @@ impl Stats {
             mine.words.merge(&theirs.words);
             mine.bytes += theirs.bytes;
             mine.word_count.merge(&theirs.word_count);
+            mine.present.resize(mine.present.len().max(theirs.present.len()), 0);
+            mine.present.iter_mut().zip(&theirs.present).for_each(|(mine, theirs)| *mine += theirs);
         }
         for (domain, times) in &other.domains {
             *self.domains.entry(domain.clone()).or_default() += times;
@@ -109,6 +135,7 @@ impl Stats {
         self.high += other.high;
         self.medium += other.medium;
         self.low += other.low;
+        self.scored += other.scored;
     }
 
     /// Documents of all splits.
@@ -119,6 +146,38 @@ impl Stats {
     /// Documents of a split.
     pub fn split_documents(&self, split: usize) -> u64 {
         self.splits[split].chars.count()
+    }
+
+    /// Lengths of a split's texts in code points.
+    pub fn chars(&self, split: usize) -> &Histogram {
+        &self.splits[split].chars
+    }
+
+    /// Lengths of a split's texts in words.
+    pub fn words(&self, split: usize) -> &Histogram {
+        &self.splits[split].words
+    }
+
+    /// Bytes of a split's lines, before compression.
+    pub fn bytes(&self, split: usize) -> u64 {
+        self.splits[split].bytes
+    }
+
+    /// Whether any document of a split has a field that is a column of its own. Fields that every document has
+    /// need not be asked for.
+    pub fn has_column(&self, split: usize, field: usize, described: &Described) -> bool {
+        let column = described.columns.iter().position(|(index, _)| *index == field);
+        column.is_none_or(|column| self.splits[split].present.get(column).is_some_and(|times| *times > 0))
+    }
+
+    /// Documents of high, medium and low quality.
+    pub fn quality(&self) -> [u64; 3] {
+        [self.high, self.medium, self.low]
+    }
+
+    /// Documents that have a quality at all; the others count as low.
+    pub fn scored(&self) -> u64 {
+        self.scored
     }
 
     /// `dataset_stats.json`.
@@ -137,12 +196,16 @@ impl Stats {
         })
     }
 
-    /// The most frequent domains first, equally frequent ones by name.
-    fn domains_json(&self) -> Map<String, Value> {
+    /// Documents by domain: the most frequent first, equally frequent ones by name.
+    pub fn domains(&self) -> Vec<(String, u64)> {
         let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut domains: Vec<_> = self.domains.iter().map(|(domain, times)| (name(domain), *times)).collect();
         domains.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        domains.into_iter().map(|(domain, times)| (domain, times.into())).collect()
+        domains
+    }
+
+    fn domains_json(&self) -> Map<String, Value> {
+        self.domains().into_iter().map(|(domain, times)| (domain, times.into())).collect()
     }
 }
 

@@ -13,6 +13,8 @@ use crate::domain::selection::Fate;
 use crate::domain::stats::{Described, Stats};
 use crate::error::{Context, Error, Result, show};
 use crate::input::{Chunk, Cutter, Shard, discover};
+use crate::report::card;
+use crate::report::dataset::Dataset;
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
 use crate::scan::{ScanJob, detail};
@@ -93,6 +95,7 @@ pub fn export(
     stop: &Stop,
 ) -> Result<Report> {
     let stage = Stage::open(&config.output)?;
+    stage.refuse_to_lose(card::FILE, config.about.is_some())?;
     let spill = plan::spill(config, stage.folder());
     let needs_plan = config.selection.needs_plan();
     let make_plan = || Planned::new(config, shards, engine, &spill, progress, stop);
@@ -100,7 +103,7 @@ pub fn export(
     let export = Export::new(config, shards, &stage, progress, planned.as_ref(), &spill)?;
     let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
     let locals = scheduler::run(&export, cutter, engine, config.run.threads, stop)?;
-    let Export { outputs, ordered, .. } = export;
+    let Export { outputs, ordered, described, .. } = export;
     let mut sum = Tally::new(config);
     locals.iter().for_each(|local| sum.merge(&local.tally));
     let ordered = ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +145,15 @@ pub fn export(
     if !failures.is_empty() {
         return Err(fail(stage, &files, &failures, report.ledger.rejected > 0)?);
     }
-    let manifest = manifest(config, &report, ordered.inputs, &files, quarantine, stats_file);
+    let mut manifest = manifest(config, &report, ordered.inputs, &files, quarantine, stats_file);
+    if let Some(about) = &config.about {
+        let dataset =
+            Dataset { about, schema: &config.schema, stats: &sum.stats, described: &described, manifest: &manifest };
+        let files = card::files(&dataset);
+        let written = files.iter().map(|file| write_file(&stage, file.name, file.text.as_bytes()));
+        let written = written.collect::<Result<Vec<_>>>()?;
+        manifest.files.extend(written);
+    }
     write_json(&stage, MANIFEST, &manifest)?;
     stage.commit()?;
     Ok(report)
@@ -176,8 +187,14 @@ fn write_json(stage: &Stage, name: &str, value: &impl serde::Serialize) -> Resul
     let path = stage.folder().join(name);
     let mut text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from).context(&path, "write")?;
     text.push(b'\n');
-    std::fs::write(&path, &text).context(&path, "write")?;
-    Ok(OutputFile { path: name.into(), bytes: text.len() as u64, documents: None, sha256: hex(&Sha256::digest(&text)) })
+    write_file(stage, name, &text)
+}
+
+/// Writes a file into the stage.
+fn write_file(stage: &Stage, name: &str, text: &[u8]) -> Result<OutputFile> {
+    let path = stage.folder().join(name);
+    std::fs::write(&path, text).context(&path, "write")?;
+    Ok(OutputFile { path: name.into(), bytes: text.len() as u64, documents: None, sha256: hex(&Sha256::digest(text)) })
 }
 
 fn manifest(

@@ -92,7 +92,8 @@ fn seed_split(folder: &Path, name: &str) -> Option<Arc<[Shard]>> {
     found.map(|shard| vec![shard].into())
 }
 
-fn shard(folder: &Path, name: &Path) -> Option<Shard> {
+/// A file of a folder as a shard, if it is there and one by its name.
+pub(super) fn shard(folder: &Path, name: &Path) -> Option<Shard> {
     let path = folder.join(name);
     let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
     Some(Shard { encoding: Encoding::of(&path)?, path, name: name.into(), bytes: meta.len() })
@@ -370,7 +371,7 @@ fn python_type_error(value: &[u8]) -> String {
 }
 
 /// The rows of a chunk; a line too long for a row gets one all the same, without a length.
-fn with_long_line<'a>(chunk: &Chunk, rows: &'a Rows, job: &ScanJob) -> Cow<'a, Rows> {
+pub(super) fn with_long_line<'a>(chunk: &Chunk, rows: &'a Rows, job: &ScanJob) -> Cow<'a, Rows> {
     if !chunk.is_too_long_for_rows() {
         return Cow::Borrowed(rows);
     }

@@ -9,5 +9,6 @@ pub mod plan;
 mod scheduler;
 pub mod stop;
 mod texts;
+pub mod verify;
 
 pub use scheduler::Progress;

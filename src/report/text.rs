@@ -4,6 +4,7 @@ use super::summary::thousands;
 use crate::error::show;
 use crate::pipeline::export::Report;
 use crate::pipeline::inspect::Validation;
+use crate::pipeline::verify::{self, Outcome};
 use std::fmt::Write;
 
 /// Step 5 of the workshop for one split, to the character.
@@ -47,5 +48,36 @@ pub fn export(report: &Report, seconds: f64) -> String {
     let size = indicatif::HumanBytes(report.bytes);
     let _ =
         writeln!(text, "{} of splits in {} ({seconds:.1} s, scanner {})", size, show(&report.output), report.scanner);
+    text
+}
+
+/// The checklist of a verification: a line for each item, and below it what is wrong.
+pub fn verification(report: &verify::Report) -> String {
+    let mut text = String::new();
+    for item in &report.items {
+        let mark = match item.outcome {
+            Outcome::Passed => '✓',
+            Outcome::Failed => '✗',
+            Outcome::NotChecked => '-',
+        };
+        let scope = match item.outcome {
+            Outcome::NotChecked => " (not checked)".into(),
+            Outcome::Passed if !item.scope.is_empty() => format!(" ({})", item.scope),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "{mark} {}{scope}", item.title);
+        for problem in &item.problems {
+            let _ = writeln!(text, "    {problem}");
+        }
+        let more = item.count - item.problems.len() as u64;
+        if more > 0 {
+            let _ = writeln!(text, "    ... and {} more", thousands(more));
+        }
+    }
+    let failed = report.items.iter().filter(|item| item.outcome == Outcome::Failed).count();
+    let _ = match failed {
+        0 => writeln!(text, "VERIFIED"),
+        _ => writeln!(text, "NOT VERIFIED: {failed} of {} items failed", report.items.len()),
+    };
     text
 }

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// The folder's name.
 pub const FOLDER: &str = "quarantine";
-const INDEX: &str = "index.jsonl";
+/// The index's name.
+pub const INDEX: &str = "index.jsonl";
 /// Where the lines of a shard of that name go; no shard's name ends so.
 const INDEX_SHARD: &str = "index.jsonl.rejected";
 

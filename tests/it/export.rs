@@ -29,7 +29,19 @@ fn an_export_is_what_the_contract_says() {
     // Of the reasons, only a line of more than 1 GiB is missing.
     assert_eq!(reasons.len(), 8, "{reasons:?}");
     expected.check(&dir, "out");
-    let files = ["dataset_stats.json", "manifest.json", "quarantine", "test.jsonl", "train.jsonl", "validation.jsonl"];
+    let files = [
+        "README.md",
+        "croissant.json",
+        "dataset_stats.json",
+        "domains.svg",
+        "lengths.svg",
+        "manifest.json",
+        "quality.svg",
+        "quarantine",
+        "test.jsonl",
+        "train.jsonl",
+        "validation.jsonl",
+    ];
     assert_eq!(dir.names("out"), files);
     // Neither stage nor lock is left.
     assert_eq!(dir.names("."), ["in", "out"]);

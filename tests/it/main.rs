@@ -1,5 +1,6 @@
 //! All integration tests, one binary.
 
+mod card;
 mod corpus;
 mod cuda;
 mod emulated;
@@ -13,3 +14,4 @@ mod reports;
 mod scanners;
 mod selection;
 mod stopping;
+mod verify;
