@@ -167,7 +167,7 @@ struct Strings {
 
     // Whether the string at hand has an escape.
     bool had_escape;
-    // Whether a string other than a text had an escaped surrogate.
+    // Whether a text of the line had a lone surrogate, or another string one that may be lone.
     bool saw_surrogate;
     Measured measured;
 
@@ -327,6 +327,8 @@ struct Strings {
         }
         const bool mine = (in_run & ~second_halves) >> lane & 1;
         measured.lone_surrogate |= lone != 0;
+        // An enclosing object may be mapped as well, and holds this text even if a later one takes its place.
+        saw_surrogate |= lone != 0;
         measured.null |= warp_ballot(mine && code == 0) != 0;
         const Utf8 utf8 = encode_utf8(code);
         const u32 len = mine ? utf8.len : 0;

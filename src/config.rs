@@ -391,6 +391,9 @@ impl RunArgs {
         if chunk_size == 0 || chunk_size > crate::domain::reason::MAX_LINE_BYTES as u64 {
             return Err(Error::Usage("--chunk-size: choose from 1 byte to 1GiB".into()));
         }
+        // A chunk has to fit a GPU's batch; what comes out is the same for any size.
+        let most = if self.device == Some(Device::Cuda) { crate::scan::cuda::SLOT_BYTES as u64 / 2 } else { u64::MAX };
+        let chunk_size = chunk_size.min(most);
         Ok(RunConfig {
             threads,
             device: self.device.unwrap_or(Device::Auto),

@@ -99,7 +99,7 @@ struct Board<D> {
     /// Chunks that are back, with their rows.
     scanned: BTreeMap<u64, (Chunk, Rows)>,
     /// Chunks for the cores: a GPU had no room for them, or lost them.
-    left: Vec<Chunk>,
+    left: BTreeMap<u64, Chunk>,
     cutting: bool,
     committing: bool,
     exhausted: bool,
@@ -142,7 +142,7 @@ pub fn run<W: Work>(work: &W, cutter: Cutter, engine: &Engine, threads: usize, s
         in_flight: 0,
         away: HashMap::new(),
         scanned: BTreeMap::new(),
-        left: Vec::new(),
+        left: BTreeMap::new(),
         cutting: false,
         committing: false,
         exhausted: false,
@@ -224,6 +224,7 @@ impl<W: Work> Scheduler<'_, W> {
 
     /// Does one thing, or waits.
     fn step(&self, own: &mut Own<W::Local>) -> Result<()> {
+        self.session.prepare()?;
         let (events, is_away) = {
             let mut board = self.lock();
             if let Some(done) = board.take_commit() {
@@ -273,7 +274,7 @@ impl<W: Work> Scheduler<'_, W> {
             if let Some((_, (chunk, rows))) = board.scanned.pop_first() {
                 return Some(Task::Process(chunk, rows));
             }
-            if let Some(chunk) = board.left.pop() {
+            if let Some((_, chunk)) = board.left.pop_first() {
                 return Some(Task::Scan(chunk));
             }
             if let Some(task) = self.take_new(board) {
@@ -371,7 +372,7 @@ impl<W: Work> Scheduler<'_, W> {
             if fits {
                 board.away.insert(chunk.sequence, chunk);
             } else {
-                board.left.push(chunk);
+                board.left.insert(chunk.sequence, chunk);
                 break;
             }
         }
@@ -380,18 +381,19 @@ impl<W: Work> Scheduler<'_, W> {
 
     /// Takes in what GPUs are done with; whether there was anything.
     fn poll(&self) -> Result<bool> {
-        let done = match self.session.poll() {
-            Ok(done) => done,
-            Err(lost) => return self.give_up(lost).map(|()| true),
-        };
-        let is_any = !done.is_empty();
-        let mut board = self.lock();
-        for (ticket, rows) in done {
-            if let Some(chunk) = board.away.remove(&ticket) {
-                self.session.note_gpu_bytes(chunk.len());
-                board.scanned.insert(ticket, (chunk, rows));
+        let polled = self.session.poll();
+        let is_any = !polled.rows.is_empty() || !polled.left.is_empty() || !polled.lost.is_empty();
+        {
+            let mut board = self.lock();
+            for (ticket, rows) in polled.rows {
+                if let Some(chunk) = board.away.remove(&ticket) {
+                    self.session.note_gpu_bytes(chunk.len());
+                    board.scanned.insert(ticket, (chunk, rows));
+                }
             }
+            board.leave(&polled.left);
         }
+        polled.lost.into_iter().try_for_each(|lost| self.give_up(lost))?;
         Ok(is_any)
     }
 
@@ -404,8 +406,7 @@ impl<W: Work> Scheduler<'_, W> {
             tracing::warn!("{}; the run goes on without it", lost.error);
         }
         let mut board = self.lock();
-        let chunks: Vec<Chunk> = lost.tickets.iter().filter_map(|ticket| board.away.remove(ticket)).collect();
-        board.left.extend(chunks);
+        board.leave(&lost.tickets);
         board.events += 1;
         self.changed.notify_all();
         Ok(())
@@ -421,6 +422,15 @@ enum Outcome<D> {
 }
 
 impl<D> Board<D> {
+    /// Leaves chunks that were on a GPU to the cores.
+    fn leave(&mut self, tickets: &[u64]) {
+        for ticket in tickets {
+            if let Some(chunk) = self.away.remove(ticket) {
+                self.left.insert(*ticket, chunk);
+            }
+        }
+    }
+
     /// The next result, if it is there and nobody is committing.
     fn take_commit(&mut self) -> Option<D> {
         if self.committing {

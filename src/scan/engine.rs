@@ -1,11 +1,12 @@
 //! What a run scans with: the cores, and GPUs beside them where there are any.
 
-use super::cuda::{self, Device, DeviceJob, Lost};
+use super::cuda::{self, Device, DeviceJob, Done, Lost};
 use super::{DeviceError, ScanJob, Scanner};
 use crate::domain::row::Rows;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// The scanners of a run.
 pub struct Engine {
@@ -63,15 +64,21 @@ impl Engine {
 
     /// Begins a job.
     pub fn session<'a>(&'a self, job: ScanJob<'a>) -> Session<'a> {
-        Session { engine: self, job, devices: OnceLock::new() }
+        Session { engine: self, job, devices: OnceLock::new(), is_dense: AtomicBool::new(false) }
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // The driver does not like a process that ends while it starts up.
-        if let Some(opening) = self.opening.take() {
-            let _ = opening.join();
+        /// How long a driver may take that has not come up when all work is done.
+        const PATIENCE: Duration = Duration::from_secs(2);
+        /// How often to look.
+        const PAUSE: Duration = Duration::from_millis(5);
+        // The driver does not like a process that ends while it starts up; but one that hangs must not keep the
+        // process.
+        let start = Instant::now();
+        while self.opening.as_ref().is_some_and(|opening| !opening.is_finished()) && start.elapsed() < PATIENCE {
+            std::thread::sleep(PAUSE);
         }
     }
 }
@@ -81,6 +88,19 @@ pub struct Session<'a> {
     engine: &'a Engine,
     job: ScanJob<'a>,
     devices: OnceLock<Vec<(Arc<Device>, DeviceJob)>>,
+    /// Whether a batch had more lines than its slot has room for. Where lines are that short, the CPU is faster.
+    is_dense: AtomicBool,
+}
+
+/// What came back from GPUs.
+#[derive(Default)]
+pub struct Polled {
+    /// Rows of chunks, each with its ticket.
+    pub rows: Vec<(u64, Rows)>,
+    /// Tickets of chunks that the cores are to scan.
+    pub left: Vec<u64>,
+    /// Devices that failed. They are not used any more, and their chunks have to be scanned again.
+    pub lost: Vec<Lost>,
 }
 
 /// A batch of chunks on the way to a GPU.
@@ -100,7 +120,7 @@ impl Session<'_> {
 
     /// Whether cores take chunks of their own.
     pub fn cores_scan(&self) -> bool {
-        !self.engine.gpus_only || self.devices().is_empty()
+        !self.engine.gpus_only || self.devices().is_empty() || self.is_dense.load(Ordering::Relaxed)
     }
 
     /// Chunks of `size` bytes that can be on their way to or from GPUs.
@@ -110,19 +130,29 @@ impl Session<'_> {
 
     /// A batch to fill, if a GPU has room for one.
     pub fn batch(&self) -> Option<Batch<'_>> {
-        self.devices().iter().find_map(|(device, job)| device.fill().map(|filling| Batch { filling, job }))
+        if self.is_dense.load(Ordering::Relaxed) {
+            return None;
+        }
+        // Whoever has most room: so all devices get work.
+        let (device, job) = self.devices().iter().max_by_key(|(device, _)| device.idle_slots())?;
+        device.fill().map(|filling| Batch { filling, job })
     }
 
-    /// The rows of chunks that GPUs are done with, each with its ticket.
-    ///
-    /// # Errors
-    /// If a device failed. It is not used any more; its chunks have to be scanned again.
-    pub fn poll(&self) -> Result<Vec<(u64, Rows)>, Lost> {
-        let mut done = Vec::new();
+    /// Takes in what GPUs are done with.
+    pub fn poll(&self) -> Polled {
+        let mut polled = Polled::default();
         for (device, job) in self.devices() {
-            done.extend(device.poll(job, &self.job, &*self.engine.cpu)?);
+            match device.poll(job, &self.job, &*self.engine.cpu) {
+                Ok(Done::Nothing) => {}
+                Ok(Done::Rows(rows)) => polled.rows.extend(rows),
+                Ok(Done::TooManyLines(tickets)) => {
+                    self.is_dense.store(true, Ordering::Relaxed);
+                    polled.left.extend(tickets);
+                }
+                Err(lost) => polled.lost.push(lost),
+            }
         }
-        Ok(done)
+        polled
     }
 
     /// Notes that a chunk of so many bytes came back from a GPU.
@@ -135,24 +165,44 @@ impl Session<'_> {
         self.engine.gpus_only
     }
 
-    /// The devices that are open by now, with the job. Not asked again once there are some.
-    fn devices(&self) -> &[(Arc<Device>, DeviceJob)] {
-        let Some(gpus) = self.engine.gpus.get() else { return &[] };
-        self.devices.get_or_init(|| gpus.iter().filter_map(|device| self.prepare(device)).collect())
+    /// Tells devices that are open by now about the job. To be called now and then, as that takes some time.
+    ///
+    /// # Errors
+    /// If GPUs alone are to scan, and one fails.
+    pub fn prepare(&self) -> Result<(), DeviceError> {
+        let Some(gpus) = self.engine.gpus.get() else { return Ok(()) };
+        if self.devices.get().is_some() {
+            return Ok(());
+        }
+        let mut failed = None;
+        self.devices.get_or_init(|| {
+            let jobs =
+                gpus.iter().map(|device| device.job(&self.job).map(|job| job.map(|job| (Arc::clone(device), job))));
+            let jobs: Vec<_> = jobs.collect();
+            if jobs.iter().any(|job| matches!(job, Ok(None))) {
+                tracing::warn!("the schema has more than 32 fields, or paths of more than 31 steps: the CPU scans");
+            }
+            let mut ready = Vec::new();
+            for job in jobs {
+                match job {
+                    Ok(job) => ready.extend(job),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            ready
+        });
+        match failed {
+            Some(error) if self.needs_gpus() => Err(error),
+            Some(error) => {
+                tracing::warn!("{error}; the run goes on without it");
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
-    fn prepare(&self, device: &Arc<Device>) -> Option<(Arc<Device>, DeviceJob)> {
-        match device.job(&self.job) {
-            Ok(Some(job)) => Some((Arc::clone(device), job)),
-            Ok(None) => {
-                tracing::warn!("the schema has more than 32 fields, or paths of more than 31 steps: the CPU scans");
-                None
-            }
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
-        }
+    fn devices(&self) -> &[(Arc<Device>, DeviceJob)] {
+        self.devices.get().map_or(&[], Vec::as_slice)
     }
 }
 

@@ -6,24 +6,24 @@
 //
 // Environment variables, read at the first call:
 //
-//   COLOPHON_STANDIN_DEVICES=N       Number of devices; 1. With 0, cuInit returns CUDA_ERROR_NO_DEVICE.
-//   COLOPHON_STANDIN_DRIVER=N        What cuDriverGetVersion says: 1000 * major + 10 * minor; 12040. PTX that is too
+//   STANDIN_DEVICES=N       Number of devices; 1. With 0, cuInit returns CUDA_ERROR_NO_DEVICE.
+//   STANDIN_DRIVER=N        What cuDriverGetVersion says: 1000 * major + 10 * minor; 12040. PTX that is too
 //                                    new for it is refused.
-//   COLOPHON_STANDIN_CAPABILITY=M.N  Compute capability; 9.0. PTX for a later one is refused.
-//   COLOPHON_STANDIN_MEMORY=BYTES    Memory of each device; 2147483648. More is CUDA_ERROR_OUT_OF_MEMORY.
-//   COLOPHON_STANDIN_FAIL=LIST       Faults, separated by commas, each FUNCTION:N:CODE or FUNCTION:N:CODE:HOW. The N-th
+//   STANDIN_CAPABILITY=M.N  Compute capability; 9.0. PTX for a later one is refused.
+//   STANDIN_MEMORY=BYTES    Memory of each device; 2147483648. More is CUDA_ERROR_OUT_OF_MEMORY.
+//   STANDIN_FAIL=LIST       Faults, separated by commas, each FUNCTION:N:CODE or FUNCTION:N:CODE:HOW. The N-th
 //                                    call of FUNCTION does nothing and returns the CUresult CODE; with * for N, every
 //                                    call. HOW is "sticky": so does every later call of every function; or "lost": so
 //                                    does every later call in the context of that device. FUNCTION may also be
 //                                    "kernel" or "copy": then the N-th of those to be executed fails in its stream,
 //                                    and the device is lost from there on.
-//   COLOPHON_STANDIN_FLIP=N          The N-th kernel to be executed gets one bit wrong in what it writes; NAME:N for
+//   STANDIN_FLIP=N          The N-th kernel to be executed gets one bit wrong in what it writes; NAME:N for
 //                                    the N-th execution of the kernel NAME; with * for N, every execution.
-//   COLOPHON_STANDIN_KERNEL_US=N     Microseconds that each kernel takes longer; 0.
-//   COLOPHON_STANDIN_ORDER=HOW       When queued work happens: "lazy", as late as possible; "eager", at the call; or a
+//   STANDIN_KERNEL_US=N     Microseconds that each kernel takes longer; 0.
+//   STANDIN_ORDER=HOW       When queued work happens: "lazy", as late as possible; "eager", at the call; or a
 //                                    number, the seed of a random schedule. lazy.
-//   COLOPHON_STANDIN_SEED=N          Seed of the emulator's interleavings; 1.
-//   COLOPHON_STANDIN_THREADS=N       Threads of the operating system for each kernel; 1.
+//   STANDIN_SEED=N          Seed of the emulator's interleavings; 1.
+//   STANDIN_THREADS=N       Threads of the operating system for each kernel; 1.
 //
 // Any function can be left out, as from an older driver: compile with -DcuEventQuery=missing_cuEventQuery, and the
 // library has no symbol cuEventQuery.
@@ -214,18 +214,18 @@ Nth nth_in(const char* name, const std::string& text) {
 }
 
 struct Settings {
-    int devices = static_cast<int>(number_setting("COLOPHON_STANDIN_DEVICES", 1));
-    int driver = static_cast<int>(number_setting("COLOPHON_STANDIN_DRIVER", 12040));
+    int devices = static_cast<int>(number_setting("STANDIN_DEVICES", 1));
+    int driver = static_cast<int>(number_setting("STANDIN_DRIVER", 12040));
     int major = 9;
     int minor = 0;
-    std::uint64_t memory = number_setting("COLOPHON_STANDIN_MEMORY", std::uint64_t{2} << 30);
+    std::uint64_t memory = number_setting("STANDIN_MEMORY", std::uint64_t{2} << 30);
     std::vector<Fault> faults;
     std::optional<Flip> flip;
-    std::uint64_t kernel_microseconds = number_setting("COLOPHON_STANDIN_KERNEL_US", 0);
+    std::uint64_t kernel_microseconds = number_setting("STANDIN_KERNEL_US", 0);
     bool eager = false;
     std::optional<std::uint64_t> schedule_seed;
-    std::uint64_t seed = number_setting("COLOPHON_STANDIN_SEED", 1);
-    unsigned threads = static_cast<unsigned>(number_setting("COLOPHON_STANDIN_THREADS", 1));
+    std::uint64_t seed = number_setting("STANDIN_SEED", 1);
+    unsigned threads = static_cast<unsigned>(number_setting("STANDIN_THREADS", 1));
 
     Settings() {
         read_capability();
@@ -235,7 +235,7 @@ struct Settings {
     }
 
     void read_capability() {
-        const char* name = "COLOPHON_STANDIN_CAPABILITY";
+        const char* name = "STANDIN_CAPABILITY";
         std::string text = text_setting(name, "9.0");
         std::vector<std::string> parts = split(text, '.');
         if (parts.size() != 2) refuse_setting(name, text);
@@ -244,7 +244,7 @@ struct Settings {
     }
 
     void read_faults() {
-        const char* name = "COLOPHON_STANDIN_FAIL";
+        const char* name = "STANDIN_FAIL";
         for (const std::string& text : split(text_setting(name, ""), ',')) {
             std::vector<std::string> parts = split(text, ':');
             if (parts.size() < 3 || parts.size() > 4) refuse_setting(name, text);
@@ -261,7 +261,7 @@ struct Settings {
     }
 
     void read_flip() {
-        const char* name = "COLOPHON_STANDIN_FLIP";
+        const char* name = "STANDIN_FLIP";
         std::string text = text_setting(name, "");
         if (text.empty()) return;
         std::vector<std::string> parts = split(text, ':');
@@ -270,9 +270,9 @@ struct Settings {
     }
 
     void read_order() {
-        std::string text = text_setting("COLOPHON_STANDIN_ORDER", "lazy");
+        std::string text = text_setting("STANDIN_ORDER", "lazy");
         eager = text == "eager";
-        if (!eager && text != "lazy") schedule_seed = number_in("COLOPHON_STANDIN_ORDER", text);
+        if (!eager && text != "lazy") schedule_seed = number_in("STANDIN_ORDER", text);
     }
 };
 

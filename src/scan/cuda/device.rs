@@ -9,6 +9,7 @@ use crate::scan::{DeviceError, ScanJob, Scanner};
 use cudarc::driver::{CudaContext, CudaSlice, DriverError, sys};
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bytes of a slot. Large enough that the launches of its kernels take little beside them and that its
 /// lines keep all multiprocessors busy; small enough that the first results come soon.
@@ -56,6 +57,16 @@ pub struct DeviceJob {
 pub struct Filling {
     device: Arc<Device>,
     slot: Box<Slot>,
+}
+
+/// What a poll found.
+pub enum Done {
+    /// Nothing is done.
+    Nothing,
+    /// The rows of chunks, each with its ticket.
+    Rows(Vec<(u64, Rows)>),
+    /// These chunks have more lines than there is room for: whoever asked scans them.
+    TooManyLines(Vec<u64>),
 }
 
 /// A device failed; these chunks were not scanned.
@@ -121,11 +132,16 @@ impl Device {
         self.lock().lost.is_some()
     }
 
-    /// The rows of chunks that are done by now, each with its ticket. `cpu` scans what the device left out.
+    /// Slots that are free.
+    pub fn idle_slots(&self) -> usize {
+        self.lock().idle.len()
+    }
+
+    /// Takes in a batch that is done by now. `cpu` scans long lines, which the device leaves out.
     ///
     /// # Errors
     /// If the device failed.
-    pub fn poll(&self, device_job: &DeviceJob, job: &ScanJob, cpu: &dyn Scanner) -> Result<Vec<(u64, Rows)>, Lost> {
+    pub fn poll(&self, device_job: &DeviceJob, job: &ScanJob, cpu: &dyn Scanner) -> Result<Done, Lost> {
         // Any worker may ask, and the driver wants to be told which device each thread means.
         self.context.bind_to_thread().map_err(|e| self.lose(&e))?;
         let done = {
@@ -146,12 +162,12 @@ impl Device {
             }
             done
         };
-        let Some(mut slot) = done else { return Ok(Vec::new()) };
+        let Some(slot) = done else { return Ok(Done::Nothing) };
         match slot.take(cpu, job) {
-            Ok(rows) => {
-                slot.clear();
-                self.lock().idle.push(slot);
-                Ok(rows)
+            Ok(taken) => {
+                let done = taken.map_or_else(|| Done::TooManyLines(slot.tickets().collect()), Done::Rows);
+                self.give_back(slot);
+                Ok(done)
             }
             Err(impossible) => {
                 self.lock().busy.push(slot);
@@ -160,17 +176,39 @@ impl Device {
         }
     }
 
-    /// Waits until nothing is under way, and forgets what was.
-    fn settle(&self) {
+    /// Has a slot ready for the next batch.
+    fn give_back(&self, mut slot: Slot) {
+        slot.clear();
         let mut slots = self.lock();
-        let busy = std::mem::take(&mut slots.busy);
-        drop(slots);
-        for mut slot in busy {
-            match slot.settle() {
-                Ok(()) => self.lock().idle.push(slot),
-                Err(e) => {
+        if slots.lost.is_none() {
+            slots.idle.push(slot);
+        } else {
+            std::mem::forget(slot); // see `lose_for`
+        }
+    }
+
+    /// Waits until nothing is under way, and forgets what was. A device that takes too long is given up.
+    fn settle(&self) {
+        /// A batch takes milliseconds.
+        const PATIENCE: Duration = Duration::from_secs(3);
+        /// How often to look.
+        const PAUSE: Duration = Duration::from_micros(200);
+        let busy = std::mem::take(&mut self.lock().busy);
+        let start = Instant::now();
+        for slot in busy {
+            let outcome = loop {
+                match slot.is_done() {
+                    Ok(false) if start.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                    Ok(false) => break Err("it did not answer in time".into()),
+                    Ok(true) => break Ok(()),
+                    Err(e) => break Err(super::said(&e)),
+                }
+            };
+            match outcome {
+                Ok(()) => self.give_back(slot),
+                Err(cause) => {
                     std::mem::forget(slot);
-                    self.lose(&e);
+                    self.lose_for(cause);
                 }
             }
         }
@@ -211,8 +249,10 @@ impl Device {
 
 impl Drop for DeviceJob {
     fn drop(&mut self) {
+        // The thread that drops it need not be one that has worked with the device.
+        let is_bound = self.device.context.bind_to_thread().is_ok();
         self.device.settle();
-        if !self.device.is_lost() {
+        if is_bound && !self.device.is_lost() {
             // SAFETY: dropped here and nowhere else, and not used again. A lost device keeps it: its kernels may
             // still read it, and freeing would wait for them.
             unsafe { ManuallyDrop::drop(&mut self.bytes) };

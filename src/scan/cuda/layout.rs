@@ -129,10 +129,7 @@ pub fn job_bytes(job: &ScanJob, longest_line: u32) -> Option<Vec<u8>> {
         field,
     };
     let parts = [bytemuck::bytes_of(&head), bytemuck::cast_slice(&nodes), bytemuck::cast_slice(&children), &keys];
-    let mut bytes = parts.concat();
-    // The kernels read keys in words, which may reach behind the last one.
-    bytes.resize(bytes.len() + 16, 0);
-    Some(bytes)
+    Some(parts.concat())
 }
 
 /// XXH3's secret for a seed; for 0 that is the default one.

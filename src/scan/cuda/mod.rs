@@ -13,7 +13,7 @@ pub mod measure;
 mod probe;
 mod slot;
 
-pub use device::{Device, DeviceJob, Filling, LONGEST_LINE, Lost, SLOT_BYTES, SLOTS};
+pub use device::{Device, DeviceJob, Done, Filling, LONGEST_LINE, Lost, SLOT_BYTES, SLOTS};
 pub use probe::{Found, probe};
 
 use super::{DeviceError, ScanJob, Scanner, cpu};
@@ -120,11 +120,14 @@ impl Scanner for CudaScanner {
             return self.cpu.scan(chunk, job, rows);
         }
         loop {
-            if let Some((_, scanned)) = self.device.poll(&device_job, job, &*self.cpu).map_err(failed)?.pop() {
-                *rows = scanned;
-                return Ok(());
+            match self.device.poll(&device_job, job, &*self.cpu).map_err(failed)? {
+                Done::Nothing => std::thread::sleep(PAUSE),
+                Done::TooManyLines(_) => return self.cpu.scan(chunk, job, rows),
+                Done::Rows(mut scanned) => {
+                    *rows = scanned.pop().map(|(_, rows)| rows).unwrap_or_default();
+                    return Ok(());
+                }
             }
-            std::thread::sleep(PAUSE);
         }
     }
 }

@@ -75,10 +75,17 @@ pub fn probe() -> Found {
     match guarded(|| driver(&mut found.driver)) {
         Err(unusable) => found.unusable.push(unusable),
         Ok(count) => {
-            for ordinal in 0..count {
-                match guarded(|| open(ordinal)) {
-                    Ok(device) => found.devices.push(device),
-                    Err(unusable) => found.unusable.push(unusable),
+            // Opening one takes some tenths of a second, of which little is this process's own work.
+            let opened: Vec<_> = std::thread::scope(|scope| {
+                let opening: Vec<_> =
+                    (0..count).map(|ordinal| scope.spawn(move || guarded(|| open(ordinal)))).collect();
+                opening.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            });
+            for device in opened {
+                match device {
+                    Ok(Ok(device)) => found.devices.push(device),
+                    Ok(Err(unusable)) => found.unusable.push(unusable),
+                    Err(_) => found.unusable.push(Unusable::Driver("opening a GPU panicked".into())),
                 }
             }
         }

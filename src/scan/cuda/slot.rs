@@ -5,6 +5,7 @@
 //! free again. Each step is queued on the slot's own stream, so that the copies of one slot and the
 //! kernels of another overlap, and nobody ever waits for the whole device.
 
+use super::device::LONGEST_LINE;
 use super::kernels::{DeviceChunk, Kernels, tiles};
 use super::layout::{ChunkFacts, DEFERRED, PADDING, ROW_WORDS, SPAN_WORDS, TILE};
 use crate::domain::reason::Reason;
@@ -201,32 +202,31 @@ impl Slot {
         Ok(false)
     }
 
-    /// Waits until what was queued is done, and forgets the chunks.
-    pub fn settle(&mut self) -> Result<(), DriverError> {
-        self.stream.synchronize()?;
-        self.clear();
-        Ok(())
+    /// Whether what was queued is done.
+    pub fn is_done(&self) -> Result<bool, DriverError> {
+        self.event.try_is_complete()
     }
 
     fn facts(&self) -> ChunkFacts {
         bytemuck::cast_slice(self.facts.slice(size_of::<ChunkFacts>() / 4))[0]
     }
 
-    /// The rows of each chunk, with its ticket. Lines that the device left out are scanned by `cpu`.
+    /// The rows of each chunk, with its ticket; `None` if there are more lines than room. Lines that the device left
+    /// out are scanned by `cpu`.
     ///
     /// # Errors
     /// If the rows cannot be: a device that is broken must not lead the host astray.
-    pub fn take(&self, cpu: &dyn Scanner, job: &ScanJob) -> Result<Vec<(u64, Rows)>, Impossible> {
+    pub fn take(&self, cpu: &dyn Scanner, job: &ScanJob) -> Result<Option<Vec<(u64, Rows)>>, Impossible> {
         let sources = job.schema.tree().sources();
         let Phase::Fetching { lines } = self.phase else { unreachable!("the rows are here") };
         let bytes = self.bytes.slice(self.filled);
         let chunk = |piece: &Piece| &bytes[piece.start..piece.start + piece.len];
         if lines > self.line_capacity {
-            return Ok(self.pieces.iter().map(|piece| (piece.ticket, scanned(cpu, chunk(piece), job))).collect());
+            return Ok(None);
         }
         let rows: &[Row] = bytemuck::cast_slice(self.rows.slice(lines * ROW_WORDS));
         let spans: &[Span] = bytemuck::cast_slice(self.spans.slice(lines * sources * SPAN_WORDS));
-        check(rows, spans, self.filled, job)?;
+        self.check(rows, spans, job)?;
         let mut first = 0;
         let mut taken = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
@@ -244,7 +244,29 @@ impl Slot {
             taken.push((piece.ticket, own));
             first += count;
         }
-        Ok(taken)
+        Ok(Some(taken))
+    }
+
+    /// Checks everything in rows by which the host goes: lines that follow one another and end where lines and chunks
+    /// do, known codes and fields, spans within their lines.
+    fn check(&self, rows: &[Row], spans: &[Span], job: &ScanJob) -> Result<(), Impossible> {
+        let bytes = self.bytes.slice(self.filled);
+        let fields = job.schema.fields().len();
+        let mut pieces = self.pieces.iter().map(|piece| piece.start + piece.len).peekable();
+        let mut next = 0;
+        for (row, spans) in rows.iter().zip(spans.chunks_exact(job.schema.tree().sources())) {
+            let end = next + row.len as usize;
+            let is_known = row.code <= MOST_CODE || (row.code == DEFERRED && row.len > LONGEST_LINE);
+            let is_within = |span: &Span| u64::from(span.start) + u64::from(span.len) <= row.len.into();
+            let is_line = row.start as usize == next && bytes.get(end) == Some(&b'\n');
+            // The end of a chunk is that of a line, with its line feed or (at a shard's end) without.
+            let crosses = pieces.next_if(|piece| *piece <= end + 1).is_some_and(|piece| piece < end);
+            if !is_known || !is_line || crosses || usize::from(row.field) >= fields || !spans.iter().all(is_within) {
+                return Err(Impossible);
+            }
+            next = end + 1;
+        }
+        if next == self.filled { Ok(()) } else { Err(Impossible) }
     }
 }
 
@@ -252,21 +274,6 @@ impl Slot {
 #[derive(Debug, thiserror::Error)]
 #[error("it gave rows that cannot be")]
 pub struct Impossible;
-
-/// Checks everything in rows by which the host goes: lines that follow one another to the end, known codes,
-/// spans within their lines.
-fn check(rows: &[Row], spans: &[Span], len: usize, job: &ScanJob) -> Result<(), Impossible> {
-    let mut next = 0;
-    for (row, spans) in rows.iter().zip(spans.chunks_exact(job.schema.tree().sources())) {
-        let is_known = row.code <= MOST_CODE || row.code == DEFERRED;
-        let is_within = |span: &Span| u64::from(span.start) + u64::from(span.len) <= row.len.into();
-        if row.start as usize != next || !is_known || !spans.iter().all(is_within) {
-            return Err(Impossible);
-        }
-        next += row.len as usize + 1;
-    }
-    if next == len { Ok(()) } else { Err(Impossible) }
-}
 
 fn scanned(cpu: &dyn Scanner, chunk: &[u8], job: &ScanJob) -> Rows {
     let mut rows = Rows::default();
