@@ -1,5 +1,6 @@
 //! The command line: what there is, and what each command does with the rest of the program.
 
+use crate::config::card::CardArgs;
 use crate::config::{self, ExportArgs, ExportConfig, JobFile, LogFormat, RunArgs};
 use crate::demo;
 use crate::error::{Context, Error, Result, show};
@@ -404,6 +405,9 @@ fn run_summary(folder: &Path) -> Result<Outcome> {
     Ok(Outcome { json: summary::to_json(&stages), text: summary::table(&stages), sound: true })
 }
 
+const DEMO_DESCRIPTION: &str = "Articles on technology in many languages, put together at random by `colophon demo` to \
+    show what an export looks like. Nothing in them is true.";
+
 fn run_demo(global: &Global, folder: &Path) -> Result<Outcome> {
     demo::write(folder)?;
     tracing::info!("Made a corpus of six stages in {}", show(folder));
@@ -412,6 +416,12 @@ fn run_demo(global: &Global, folder: &Path) -> Result<Outcome> {
         input_dir: Some(folder.join("classified")),
         output_dir: Some(output.clone()),
         set: vec!["metadata.source=demo".into()],
+        card: CardArgs {
+            pretty_name: Some("Technology articles that nobody wrote".into()),
+            description: Some(DEMO_DESCRIPTION.into()),
+            tags: Some("demo,synthetic".into()),
+            ..CardArgs::default()
+        },
         ..ExportArgs::default()
     };
     let export = export(global, &ExportConfig::new(args, demo::DATE)?)?;

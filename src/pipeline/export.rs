@@ -95,7 +95,7 @@ pub fn export(
     stop: &Stop,
 ) -> Result<Report> {
     let stage = Stage::open(&config.output)?;
-    stage.refuse_to_lose(card::FILE, config.about.is_some())?;
+    refuse_to_lose_a_card(&stage, config.about.is_some())?;
     let spill = plan::spill(config, stage.folder());
     let needs_plan = config.selection.needs_plan();
     let make_plan = || Planned::new(config, shards, engine, &spill, progress, stop);
@@ -157,6 +157,26 @@ pub fn export(
     write_json(&stage, MANIFEST, &manifest)?;
     stage.commit()?;
     Ok(report)
+}
+
+/// Fails if the card in the output folder is one that people wrote or edited, and the export would replace it (as it
+/// makes one) or remove it (as the earlier export had one).
+fn refuse_to_lose_a_card(stage: &Stage, is_made: bool) -> Result<()> {
+    let path = stage.output().join(card::FILE);
+    if !is_made && !stage.is_exported(card::FILE) {
+        return Ok(());
+    }
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text.context(&path, "read")?,
+    };
+    if card::is_sealed(&text) {
+        return Ok(());
+    }
+    let path = show(&path);
+    Err(Error::Usage(format!(
+        "{path} is not as colophon wrote it, and the export would replace it: move it elsewhere; --no-card writes none"
+    )))
 }
 
 /// `dataset_stats.json`.

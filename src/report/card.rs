@@ -17,6 +17,7 @@ use crate::domain::origin::UNKNOWN;
 use crate::domain::schema::{Field, FieldType};
 use indicatif::HumanBytes;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// The name of the card, as the Hub expects it.
@@ -76,7 +77,22 @@ fn card(dataset: &Dataset, plots: &[File]) -> String {
         origin(dataset),
         use_and_check(dataset),
     ];
-    sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
+    sealed(&sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n"))
+}
+
+const SEAL: &str = "\n<!-- Written by colophon. SHA-256 of the text above: ";
+const SEAL_END: &str = " -->\n";
+
+/// Adds a comment by which a card that nobody has touched can be told from one that somebody has.
+fn sealed(text: &str) -> String {
+    let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{text}{SEAL}{digest}{SEAL_END}")
+}
+
+/// Whether a card is as colophon wrote it.
+pub fn is_sealed(card: &[u8]) -> bool {
+    let text = std::str::from_utf8(card).ok().and_then(|card| card.rsplit_once(SEAL));
+    text.is_some_and(|(text, _)| sealed(text).as_bytes() == card)
 }
 
 /// The YAML header. What people gave comes first, then what was measured.
@@ -379,6 +395,15 @@ fn use_and_check(dataset: &Dataset) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seal_breaks() {
+        let card = sealed("text\n");
+        assert!(is_sealed(card.as_bytes()));
+        assert!(!is_sealed(card.replace("text", "test").as_bytes()));
+        assert!(!is_sealed((card + "more").as_bytes()));
+        assert!(!is_sealed(b"text\n\xff"));
+    }
 
     #[test]
     fn size_categories_are_the_hub_s() {

@@ -176,9 +176,9 @@ struct Bar {
 }
 
 /// Columns of a bar's label.
-const LABEL: usize = 26;
-const LABEL_WIDTH: u32 = 210;
-const COUNT_WIDTH: u32 = 130;
+const LABEL: usize = 24;
+const LABEL_WIDTH: u32 = 220;
+const COUNT_WIDTH: u32 = 160;
 const BAR_HEIGHT: u32 = 26;
 
 fn draw_bars(title: &str, bars: &[Bar]) -> String {

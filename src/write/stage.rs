@@ -14,11 +14,9 @@
 //!
 //! A lock on a file in the output folder keeps two runs apart.
 
-use super::output::hex;
 use crate::error::{Context, Error, Result, show};
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
@@ -80,33 +78,9 @@ impl Stage {
         &self.output
     }
 
-    /// Fails if a file that people like to write or edit by hand would be lost: one that the earlier export did not
-    /// make, if this one has it too (`is_made`), or one that was changed since.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with what to do.
-    pub fn refuse_to_lose(&self, name: &str, is_made: bool) -> Result<()> {
-        let path = self.output.join(name);
-        if !path.exists() {
-            return Ok(());
-        }
-        let manifest = own_manifest(&self.output);
-        let files = manifest.as_ref().and_then(|manifest| manifest["files"].as_array());
-        let listed = files.and_then(|files| files.iter().find(|file| file["path"] == name));
-        let problem = match listed {
-            Some(file) => {
-                let bytes = fs::read(&path).context(&path, "read")?;
-                (file["sha256"] != hex(&Sha256::digest(&bytes))).then_some("was changed since colophon wrote it")
-            }
-            None => is_made.then_some("is not colophon's"),
-        };
-        match problem {
-            Some(problem) => Err(Error::Usage(format!(
-                "{} {problem}, and the export would replace it: move it elsewhere (--no-card writes none)",
-                show(&path)
-            ))),
-            None => Ok(()),
-        }
+    /// Whether the earlier export has an entry of this name, which this one will replace or remove.
+    pub fn is_exported(&self, name: &str) -> bool {
+        exported_entries(&self.output).contains(name)
     }
 
     /// Makes the stage the output. Files of an earlier export that this one does not have disappear

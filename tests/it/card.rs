@@ -121,7 +121,7 @@ fn no_card_means_none() {
 fn what_people_wrote_is_not_lost() {
     let dir = with_input();
     dir.write("out/README.md", "mine");
-    dir.export().run().status(2).says(&["README.md is not colophon's", "--no-card"]);
+    dir.export().run().status(2).says(&["README.md is not as colophon wrote it", "--no-card"]);
     dir.export().env("COLOPHON_NO_CARD", "1").run().status(0);
     assert_eq!(dir.text("out/README.md"), "mine");
     std::fs::remove_file(dir.path("out/README.md")).expect("removed");
@@ -129,7 +129,7 @@ fn what_people_wrote_is_not_lost() {
     let edited = dir.text("out/README.md") + "A word from me.\n";
     dir.write("out/README.md", &edited);
     for args in [&[][..], &["--no-card"]] {
-        dir.export().args(args).run().status(2).says(&["README.md was changed since colophon wrote it"]);
+        dir.export().args(args).run().status(2).says(&["README.md is not as colophon wrote it"]);
         assert_eq!(dir.text("out/README.md"), edited);
     }
 }

@@ -214,7 +214,41 @@ fn a_text_in_two_splits() {
     // A forger who puts all else right is found all the same.
     dir.colophon(["stats", "out"]).run().status(0);
     sign(&dir);
+    assert_eq!(crossed(&dir), ["statistics", "leakage"]);
+    assert_eq!(problem(&dir, "statistics"), "leakage is 0, 1 was counted");
+    change(&dir, "out/dataset_stats.json", |stats| stats["leakage"] = 1.into());
+    sign(&dir);
     assert_eq!(crossed(&dir), ["leakage"]);
+}
+
+/// Where the split follows another field, texts may stand in two splits, as long as that is said.
+#[test]
+fn a_split_key_may_part_texts() {
+    let dir = Dir::new();
+    let lines: Vec<_> =
+        (0..200).map(|i| json!({ "text": format!("text {}", i % 20), "domain": i.to_string() })).collect();
+    dir.write("in/a.jsonl", lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+    dir.export().args(["--split-key", "domain", "--split-ratio", "0.4,0.3,0.3"]).run().status(0);
+    let leakage = dir.json("out/dataset_stats.json")["leakage"].as_u64().expect("a number");
+    assert!(leakage > 10);
+    assert_eq!(crossed(&dir), [""; 0]);
+    let text = dir.colophon(["verify", "out"]).run().status(0).stdout;
+    assert!(text.contains(&format!("(but for {leakage} that the split key parts")), "{text}");
+    change(&dir, "out/dataset_stats.json", |stats| stats["leakage"] = 1.into());
+    sign(&dir);
+    assert_eq!(crossed(&dir), ["statistics", "leakage"]);
+}
+
+/// What selection leaves behind is an export like any other.
+#[test]
+fn selected_exports_pass() {
+    for args in [
+        &["--split-method", "exact", "--stratify-by", "domain", "--dedup", "exact"][..],
+        &["--balance-by", "domain", "--balance", "equal", "--repeat-up-to", "3"],
+        &["--min-quality", "0.7", "--sample", "0.5"],
+    ] {
+        assert_eq!(crossed(&exported(args)), [""; 0], "{args:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::schema::{Field, FieldType, MAX_FIELDS, METADATA, Schema};
 use crate::domain::stats::{Described, Stats};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, show};
 use crate::input::{Chunk, Cutter, Encoding, Shard};
 use crate::pipeline::inspect::with_long_line;
 use crate::pipeline::scheduler::{self, Progress, Work};
@@ -73,12 +73,12 @@ impl Recount {
                 stats: &stats,
                 expected: &expected,
                 described: &described,
-                ordered: Mutex::new((0, 0, std::mem::take(&mut found))),
+                ordered: Mutex::new(Found { shard: 0, before: 0, ..found }),
                 progress: of.progress,
             };
             let cutter = Cutter::new(Arc::clone(&shards), of.run.chunk_size);
             let counted = scheduler::run(&work, cutter, of.engine, of.run.threads, of.stop);
-            (_, _, found) = work.ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
+            found = work.ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
             match counted {
                 Ok(locals) => {
                     locals.iter().for_each(|local| stats.merge(&local.stats));
@@ -198,8 +198,12 @@ fn plain_schema(metadata: &str) -> Schema {
     Schema::new(vec![text, any(METADATA, metadata)], Vec::new()).expect("these fields are sound")
 }
 
+/// What was found, in input order.
 #[derive(Default)]
 struct Found {
+    shard: usize,
+    /// Lines of the shard before the chunk at hand.
+    before: u64,
     lines: u64,
     files: BTreeMap<String, u64>,
     json: Problems,
@@ -222,8 +226,7 @@ struct Count<'a> {
     stats: &'a Stats,
     expected: &'a Expected,
     described: &'a Described,
-    /// Shard and lines of it before the chunk at hand, and what was found.
-    ordered: Mutex<(usize, u64, Found)>,
+    ordered: Mutex<Found>,
     progress: &'a Progress,
 }
 
@@ -273,20 +276,20 @@ impl Work for Count<'_> {
     }
 
     fn commit(&self, done: Done) -> Result<()> {
-        let (shard, lines, found) = &mut *self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        if *shard != done.shard {
-            (*shard, *lines) = (done.shard, 0);
+        let found = &mut *self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.shard != done.shard {
+            (found.shard, found.before) = (done.shard, 0);
         }
-        let file = crate::error::show(&self.shards[done.shard].name);
+        let file = show(&self.shards[done.shard].name);
         for (line, of, fault) in done.faults {
             let problems = match of {
                 Of::Json => &mut found.json,
                 Of::Text => &mut found.text,
                 Of::Fields => &mut found.fields,
             };
-            problems.add(format!("{file}, line {}: {}", *lines + line + 1, fault.unwrap_or_default()));
+            problems.add(format!("{file}, line {}: {}", found.before + line + 1, fault.unwrap_or_default()));
         }
-        *lines += done.lines;
+        found.before += done.lines;
         found.lines += done.lines;
         *found.files.entry(file).or_default() += done.documents;
         Ok(())

@@ -41,12 +41,11 @@ pub fn in_two_splits(of: &Verification, files: &Files, recount: &Recount) -> Res
     let mut places: BTreeMap<Text, BTreeMap<usize, String>> = BTreeMap::new();
     for (split, listed) in of.manifest.splits.iter().enumerate() {
         let Some(shards) = shards(listed, files) else { continue };
-        let ordered = Mutex::new((0, 0, Vec::new()));
-        let work = Compare { recount, shards: &shards, suspects: &suspects, ordered };
+        let work = Compare { recount, shards: &shards, suspects: &suspects, ordered: Mutex::default() };
         let cutter = Cutter::new(Arc::clone(&shards), of.run.chunk_size);
         scheduler::run(&work, cutter, of.engine, of.run.threads, of.stop)?;
-        let (_, _, found) = work.ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (text, place) in found {
+        let found = work.ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (text, place) in found.texts {
             places.entry(text).or_default().entry(split).or_insert(place);
         }
     }
@@ -78,8 +77,17 @@ struct Compare<'a> {
     recount: &'a Recount,
     shards: &'a [Shard],
     suspects: &'a HashSet<u64>,
-    /// Shard and lines of it before the chunk at hand, and the texts that were found, with their places.
-    ordered: Mutex<(usize, u64, Vec<(Text, String)>)>,
+    ordered: Mutex<Found>,
+}
+
+/// What was found, in input order.
+#[derive(Default)]
+struct Found {
+    shard: usize,
+    /// Lines of the shard before the chunk at hand.
+    lines: u64,
+    /// Texts with their places.
+    texts: Vec<(Text, String)>,
 }
 
 struct Done {
@@ -112,13 +120,14 @@ impl Work for Compare<'_> {
     }
 
     fn commit(&self, done: Done) -> Result<()> {
-        let (shard, lines, found) = &mut *self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        if *shard != done.shard {
-            (*shard, *lines) = (done.shard, 0);
+        let found = &mut *self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.shard != done.shard {
+            (found.shard, found.lines) = (done.shard, 0);
         }
-        let file = show(&self.shards[done.shard].name);
-        found.extend(done.texts.into_iter().map(|(line, text)| (text, format!("{file}, line {}", *lines + line + 1))));
-        *lines += done.lines;
+        let (file, before) = (show(&self.shards[done.shard].name), found.lines);
+        let place = |line: u64| format!("{file}, line {}", before + line + 1);
+        found.texts.extend(done.texts.into_iter().map(|(line, text)| (text, place(line))));
+        found.lines += done.lines;
         Ok(())
     }
 }
