@@ -1,6 +1,6 @@
 //! The GPU scanner: the kernels of `kernels/` on NVIDIA GPUs, through the driver's API.
 //!
-//! A GPU is slow to ask and fast to answer, so chunks go there by the batch, in [`slot`]s. No thread
+//! A GPU is slow to ask and fast to answer, so chunks go there by the batch, in slots. No thread
 //! waits for it: whoever works on a run fills a slot when one is free, and looks now and then whether one
 //! is done. So a GPU takes what it can eat, and the cores do the rest.
 //!
