@@ -44,6 +44,10 @@ pub struct Stage {
     beside: bool,
     /// Whether this run made the output folder.
     made_output: bool,
+    /// Whether a run that was killed left something here.
+    follows_killed: bool,
+    /// Entries of the output folder that disappear with the commit.
+    used_up: Vec<String>,
     done: bool,
     /// Let go last.
     lock: Lock,
@@ -58,6 +62,8 @@ impl Stage {
         let made_output = !output.exists();
         fs::create_dir_all(output).context(output, "make the output folder")?;
         let output = fs::canonicalize(output).context(output, "find the output folder")?;
+        let traces = LEFTOVERS.iter().map(|name| output.join(name)).chain(beside(&output));
+        let follows_killed = { traces }.any(|trace| trace.exists());
         let lock = lock(&output)?;
         recover(&output)?;
         refuse_foreign_manifest(&output)?;
@@ -65,7 +71,7 @@ impl Stage {
             remove(&stale)?;
         }
         let (folder, beside) = make_folder(&output)?;
-        Ok(Stage { output, folder, beside, made_output, done: false, lock })
+        Ok(Stage { output, folder, beside, made_output, follows_killed, used_up: Vec::new(), done: false, lock })
     }
 
     /// The folder to write into.
@@ -83,6 +89,16 @@ impl Stage {
         exported_entries(&self.output).contains(name)
     }
 
+    /// Whether a run that was killed left something, which was finished or removed.
+    pub fn follows_killed(&self) -> bool {
+        self.follows_killed
+    }
+
+    /// Has an entry of the output folder disappear with the commit: what the new export was made from.
+    pub fn use_up(&mut self, name: &str) {
+        self.used_up.push(name.into());
+    }
+
     /// Makes the stage the output. Files of an earlier export that this one does not have disappear
     /// with it; files that are not an export's stay.
     ///
@@ -91,7 +107,8 @@ impl Stage {
     /// journal was written) the next run finishes this one.
     pub fn commit(mut self) -> Result<()> {
         sync_tree(&self.folder)?;
-        let earlier = exported_entries(&self.output);
+        let mut earlier = exported_entries(&self.output);
+        earlier.extend(self.used_up.iter().cloned());
         let strangers = entries(&self.output)?
             .into_iter()
             .any(|name| !earlier.contains(&name) && !LEFTOVERS.contains(&name.as_str()));
@@ -427,7 +444,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Syncs every file and folder below `folder`, and itself.
-fn sync_tree(folder: &Path) -> Result<()> {
+pub(super) fn sync_tree(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).context(folder, "read the folder")? {
         let path = entry.context(folder, "read the folder")?.path();
         if path.is_dir() {
