@@ -150,7 +150,7 @@ fn there(config: &ExportConfig, maker: &Maker, found: &[FoundShard], stop: &Stop
     let cause = match part::read(&config.output, maker.share) {
         Ok(None) => return Ok(None),
         Ok(Some(part)) => match maker.difference(&part.maker) {
-            None => match check(&path, &part, stop) {
+            None => match part::inputs(&config.output, &part).and_then(|_| check(&path, &part, stop)) {
                 Ok(()) => return Ok(Some(part)),
                 Err(error @ Error::Stopped(_)) => return Err(error),
                 Err(error) => error.to_string(),

@@ -28,6 +28,8 @@ const STAGE: &str = ".colophon-stage";
 const JOURNAL: &str = ".colophon-commit.json";
 const JOURNAL_DRAFT: &str = ".colophon-commit.draft";
 const PROBE: &str = ".colophon-probe";
+/// Within the stage: folders that disappear with it.
+const REMOVED: &str = ".removed";
 /// What may lie in a folder, left by a run that was killed; the next run sees to it.
 const LEFTOVERS: [&str; 5] = [LOCK, STAGE, JOURNAL, JOURNAL_DRAFT, PROBE];
 /// The manifest's name: it goes last, and names what an export consists of.
@@ -240,10 +242,11 @@ fn recover(output: &Path) -> Result<()> {
         return Err(damaged(format!("damaged: it names '{name}'")));
     }
     let stage = output.join(STAGE);
+    let aside = stage.join(REMOVED);
     for name in &journal.removed {
         // The old manifest is removed only as long as the new one is not in its place.
         if name != MANIFEST || stage.join(MANIFEST).exists() {
-            remove(&output.join(name))?;
+            set_aside(&output.join(name), &aside)?;
         }
     }
     for name in &journal.names {
@@ -262,6 +265,16 @@ fn recover(output: &Path) -> Result<()> {
     sync_folder(output)?;
     fs::remove_file(&path).context(&path, "remove")?;
     remove(&stage)
+}
+
+/// Takes a file or folder, if it is there, out of the way in one step: to remove a large folder takes its time.
+fn set_aside(path: &Path, to: &Path) -> Result<()> {
+    let Some(name) = path.file_name() else { return Ok(()) };
+    if !path.is_dir() {
+        return remove(path);
+    }
+    fs::create_dir_all(to).context(to, "make the folder")?;
+    fs::rename(path, to.join(name)).context(path, "remove")
 }
 
 /// Whether a name is that of an entry, and of nothing elsewhere.
