@@ -59,9 +59,11 @@ pub fn merge(job: &Merge<'_>, progress: &Progress, stop: &Stop) -> Result<Report
         return Err(Error::environment(job.output, "there is no such folder", "check the path"));
     }
     let mut stage = Stage::open(job.output)?;
-    if stage.follows_killed() && !part::folder(stage.output()).exists() && stage.output().join(MANIFEST).exists() {
+    if stage.is_used_up() && !part::folder(stage.output()).exists() {
         // A merge that was killed behind its commit: there is nothing left to do.
-        return finished(&stage);
+        let report = finished(&stage)?;
+        stage.forget_used_up()?;
+        return Ok(report);
     }
     let set = Set::read(stage.output())?;
     let config = set.config(job)?;
@@ -129,7 +131,7 @@ fn quarantine(set: &Set, shards: &[Shard], folder: &Path, stop: &Stop) -> Result
         stop.check()?;
         let folder = part::of_share(&set.output, part.maker.share);
         if !part.quarantine.is_empty() {
-            part.quarantine.iter().try_for_each(|file| part::check_file(&folder, file))?;
+            part.quarantine.iter().try_for_each(|file| part::check_file(&folder, file, || stop.check()))?;
             let of_part: Vec<(usize, &Shard)> = part.counted.iter().map(|c| (c.shard, &shards[c.shard])).collect();
             replay(&folder, &of_part, |index, shard, reject| {
                 stop.check()?;

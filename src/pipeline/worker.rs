@@ -171,7 +171,7 @@ fn there(config: &ExportConfig, maker: &Maker, found: &[FoundShard], stop: &Stop
 
 /// Fails if a file of the part is not what the worker wrote.
 fn check(folder: &Path, part: &Part, stop: &Stop) -> Result<()> {
-    part.quarantine.iter().chain(&part.rows).try_for_each(|file| part::check_file(folder, file))?;
+    part.quarantine.iter().chain(&part.rows).try_for_each(|file| part::check_file(folder, file, || stop.check()))?;
     let mut buffer = Vec::new();
     for split in &part.splits {
         let file = BlockFile::open(folder.join(&split.path), split.bytes)?;

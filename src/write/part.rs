@@ -230,17 +230,18 @@ pub fn inputs(output: &Path, part: &Part) -> Result<Vec<FoundShard>> {
     serde_json::from_slice(&text).map_err(|_| damaged(&path))
 }
 
-/// Fails if a file of a part is not what the worker wrote.
+/// Fails if a file of a part is not what the worker wrote. `check` is asked every now and then.
 ///
 /// # Errors
-/// [`Error::Environment`], naming the file.
-pub fn check_file(folder: &Path, file: &ProvedFile) -> Result<()> {
+/// [`Error::Environment`], naming the file; or what `check` says.
+pub fn check_file(folder: &Path, file: &ProvedFile, check: impl Fn() -> Result<()>) -> Result<()> {
     let path = folder.join(&file.path);
     let mut hash = Sha256::new();
     let mut bytes = 0;
     let mut from = File::open(&path).context(&path, "read the part")?;
     let mut buffer = vec![0; 1 << 20];
     loop {
+        check()?;
         match from.read(&mut buffer).context(&path, "read the part")? {
             0 => break,
             read => {

@@ -31,9 +31,9 @@ pub fn leakage(set: &Set, spill: &Spill, threads: usize, stop: &Stop) -> Result<
         stop.check()?;
         let Some(file) = &part.rows else { continue };
         let folder = part::of_share(&set.output, part.maker.share);
-        part::check_file(&folder, file)?;
+        part::check_file(&folder, file, || stop.check())?;
         let first = rows.len() as u64;
-        read_rows(&folder.join(&file.path), &mut rows)?;
+        read_rows(&folder.join(&file.path), &mut rows, stop)?;
         texts.parts.push(Lines { first, folder, rows: file.path.clone(), splits: split_paths(part) });
     }
     let check = || stop.check();
@@ -46,7 +46,7 @@ fn split_paths(part: &Part) -> Vec<String> {
 }
 
 /// Adds a part's rows.
-fn read_rows(path: &Path, to: &mut RowStore) -> Result<()> {
+fn read_rows(path: &Path, to: &mut RowStore, stop: &Stop) -> Result<()> {
     let mut from = BufReader::new(File::open(path).context(path, "read the part")?);
     let mut record = [0; size_of::<PartRow>()];
     let mut chunk = ChunkRows::default();
@@ -61,6 +61,7 @@ fn read_rows(path: &Path, to: &mut RowStore) -> Result<()> {
         let start = match start.filter(|_| shard == chunk.shard && chunk.rows.len() < ROWS) {
             Some(start) => start,
             None => {
+                stop.check()?;
                 to.push(std::mem::take(&mut chunk))?;
                 (chunk.shard, chunk.offset) = (shard, row.offset);
                 0
