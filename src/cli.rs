@@ -335,13 +335,13 @@ fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome
 }
 
 fn run_merge(global: &Global, args: &MergeArgs, file: ExportArgs) -> Result<Outcome> {
-    let (output, run, memory_limit) = args.clone().or(file).check()?;
+    let config = args.clone().or(file).check()?;
     let stop = Stop::on_signals()?;
     let start = Instant::now();
-    tracing::info!("Merging the parts in {}", show(&output));
+    tracing::info!("Merging the parts in {}", show(&config.output));
     let state = Progress::default();
-    let job = merge::Merge { output: &output, run: &run, memory_limit };
-    let report = progress::shown(global.quiet, &state, merge::total(&output), || merge::merge(&job, &state, &stop))?;
+    let total = merge::total(&config.output);
+    let report = progress::shown(global.quiet, &state, total, || merge::merge(&config, &state, &stop))?;
     Ok(exported(&report, start))
 }
 

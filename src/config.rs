@@ -159,6 +159,10 @@ pub struct MergeArgs {
     #[arg(long, env = "COLOPHON_OUTPUT_DIR", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 
+    /// Refuse parts that were made from anything else than what is here now: the workers are not done, or not all ran
+    #[arg(long, env = "COLOPHON_INPUT_DIR", value_name = "DIR")]
+    pub input_dir: Option<PathBuf>,
+
     /// Worker threads [default: the cores that this process may use]
     #[arg(long, env = "COLOPHON_THREADS", value_name = "N")]
     pub threads: Option<usize>,
@@ -173,21 +177,36 @@ impl MergeArgs {
     pub fn or(self, file: ExportArgs) -> MergeArgs {
         MergeArgs {
             output_dir: self.output_dir.or(file.output_dir),
+            input_dir: self.input_dir.or(file.input_dir),
             threads: self.threads.or(file.run.threads),
             memory_limit: self.memory_limit.or(file.select.memory_limit),
         }
     }
 
-    /// Checks the options: the output folder, how to run, and the memory limit in bytes.
+    /// Checks the options.
     ///
     /// # Errors
     /// [`Error::Usage`] with what to change.
-    pub fn check(self) -> Result<(PathBuf, RunConfig, Option<u64>)> {
-        let output = self.output_dir.ok_or_else(|| missing("--output-dir"))?;
-        let run = RunArgs { threads: self.threads, ..RunArgs::default() }.check()?;
-        let memory_limit = self.memory_limit.as_deref().map(|text| size("--memory-limit", text)).transpose()?;
-        Ok((output, run, memory_limit))
+    pub fn check(self) -> Result<MergeConfig> {
+        Ok(MergeConfig {
+            output: self.output_dir.ok_or_else(|| missing("--output-dir"))?,
+            input: self.input_dir,
+            run: RunArgs { threads: self.threads, ..RunArgs::default() }.check()?,
+            memory_limit: self.memory_limit.as_deref().map(|text| size("--memory-limit", text)).transpose()?,
+        })
     }
+}
+
+/// A checked configuration of `merge`.
+pub struct MergeConfig {
+    /// The folder with the parts, which becomes the export.
+    pub output: PathBuf,
+    /// What the parts have to be made from, if that was said.
+    pub input: Option<PathBuf>,
+    /// How to run.
+    pub run: RunConfig,
+    /// Bytes of memory for counting texts in two splits, if that was said.
+    pub memory_limit: Option<u64>,
 }
 
 fn missing(flag: &str) -> Error {

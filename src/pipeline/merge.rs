@@ -2,7 +2,7 @@
 //!
 //! The parts say what they were made from; they have to agree. Counts are added, lines are put one behind the other,
 //! and what depends on the whole (line numbers, gates, card, manifest) is done here. Until the commit the parts stay
-//! as they are, so a merge that is killed can be started again; with the commit they disappear.
+//! as they are, so a merge that is killed can be started again; with the commit, or the failure of a gate, they disappear.
 
 mod lines;
 mod texts;
@@ -13,12 +13,13 @@ use super::memory;
 use super::plan;
 use super::scheduler::Progress;
 use super::stop::Stop;
-use crate::config::{ExportArgs, ExportConfig, RunConfig};
+use super::worker::found;
+use crate::config::{ExportArgs, ExportConfig, MergeConfig};
 use crate::domain::manifest::{InputFile, Manifest};
 use crate::domain::part::{FoundShard, Part, input_difference};
 use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show, unshown};
-use crate::input::{Encoding, Shard};
+use crate::input::{Encoding, Shard, Stamp, discover};
 use crate::select::spill::Spill;
 use crate::write::output::{Outputs, Proof};
 use crate::write::part;
@@ -29,16 +30,6 @@ use std::path::{Path, PathBuf};
 
 /// Names that a message has of each kind.
 const SHOWN: usize = 10;
-
-/// How to merge.
-pub struct Merge<'a> {
-    /// The folder with `parts/`, which becomes the export.
-    pub output: &'a Path,
-    /// Threads.
-    pub run: &'a RunConfig,
-    /// Bytes of memory for counting texts in two splits, if that was said.
-    pub memory_limit: Option<u64>,
-}
 
 /// All parts of an export, which belong together.
 pub struct Set {
@@ -53,12 +44,12 @@ pub struct Set {
 ///
 /// # Errors
 /// [`Error::Environment`] if parts are missing or damaged; [`Error::Usage`] if they do not belong together;
-/// [`Error::Gate`] as an export on one machine fails. The parts are then still there.
-pub fn merge(job: &Merge<'_>, progress: &Progress, stop: &Stop) -> Result<Report> {
+/// [`Error::Gate`] as an export on one machine fails, and then without the parts; else they are still there.
+pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Report> {
     if !job.output.is_dir() {
-        return Err(Error::environment(job.output, "there is no such folder", "check the path"));
+        return Err(Error::environment(&job.output, "there is no such folder", "check the path"));
     }
-    let mut stage = Stage::open(job.output)?;
+    let mut stage = Stage::open(&job.output)?;
     if stage.is_used_up() && !part::folder(stage.output()).exists() {
         // A merge that was killed behind its commit: there is nothing left to do.
         let report = finished(&stage)?;
@@ -66,6 +57,9 @@ pub fn merge(job: &Merge<'_>, progress: &Progress, stop: &Stop) -> Result<Report
         return Ok(report);
     }
     let set = Set::read(stage.output())?;
+    if let Some(input) = &job.input {
+        set.check_input(input, &job.output)?;
+    }
     let config = set.config(job)?;
     refuse_to_lose_a_card(&stage, config.about.is_some())?;
     stage.use_up(part::FOLDER);
@@ -171,15 +165,30 @@ impl Set {
         }
     }
 
+    /// Fails if the parts were not made from what is in the input now. Where there is none, nothing can be said.
+    fn check_input(&self, input: &Path, output: &Path) -> Result<()> {
+        let shards = discover(input, Some(output));
+        if !input.exists() && shards.as_ref().map_or(true, Vec::is_empty) {
+            tracing::warn!("{} is not here: the parts are not held against it", show(input));
+            return Ok(());
+        }
+        let now = |shard: &Shard| Stamp::of_shard(shard).map(|stamp| found(shard, &stamp));
+        let now = shards?.iter().map(now).collect::<Result<Vec<_>>>()?;
+        let Some(difference) = input_difference(&now, &self.inputs) else { return Ok(()) };
+        let cause = format!("the parts were made from another input: {difference}");
+        let remedy = "run the workers again, or wait until they are done";
+        Err(Error::environment(&part::folder(&self.output), cause, remedy))
+    }
+
     /// The configuration that the parts were made by.
-    fn config(&self, job: &Merge<'_>) -> Result<ExportConfig> {
+    fn config(&self, job: &MergeConfig) -> Result<ExportConfig> {
         let made_by = &self.parts[0].maker.configuration;
         let unread = |cause: String| {
             let path = show(&part::of_share(&self.output, self.parts[0].maker.share));
             Error::Usage(format!("{path}: its configuration cannot be read again: {cause}"))
         };
         let args = ExportArgs::of_configuration(made_by).map_err(unread)?;
-        let output_dir = Some(job.output.to_path_buf());
+        let output_dir = Some(job.output.clone());
         let args = ExportArgs { input_dir: Some(PathBuf::new()), output_dir, ..args };
         let mut config = ExportConfig::new(args, "")?;
         config.run = job.run.clone();

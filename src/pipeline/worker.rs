@@ -110,7 +110,8 @@ pub fn export(
     Ok(Report { scanner: Some(engine.name()), gpu_bytes: engine.gpu_bytes(), ..report })
 }
 
-fn found(shard: &Shard, stamp: &Stamp) -> FoundShard {
+/// A shard as it was when its stamp was made.
+pub(super) fn found(shard: &Shard, stamp: &Stamp) -> FoundShard {
     FoundShard { path: show(&shard.name), bytes: stamp.bytes(), changed: stamp.changed() }
 }
 

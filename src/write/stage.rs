@@ -109,7 +109,7 @@ impl Stage {
         remove(&self.output.join(USED_UP))
     }
 
-    /// Has an entry of the output folder disappear with the commit: what the new export was made from.
+    /// Has an entry of the output folder disappear with the commit, of whichever kind: what this was made from.
     pub fn use_up(&mut self, name: &str) {
         self.used_up.push(name.into());
     }
@@ -153,6 +153,11 @@ impl Stage {
         fs::rename(&self.folder, &failed).context(&failed, "put the failed run's files")?;
         sync_folder(&self.output)?;
         self.done = true;
+        let aside = self.output.join(STAGE);
+        for name in &self.used_up {
+            set_aside(&self.output.join(name), &aside)?;
+        }
+        remove(&aside)?;
         Ok(failed)
     }
 
