@@ -1,16 +1,19 @@
 //! The command line: what there is, and what each command does with the rest of the program.
 
 use crate::config::card::CardArgs;
-use crate::config::{self, ExportArgs, ExportConfig, JobFile, LogFormat, RunArgs};
+use crate::config::{self, ExportArgs, ExportConfig, JOB_INDEX, JobFile, LogFormat, MergeArgs, RunArgs};
 use crate::demo;
+use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show};
-use crate::input::{Encoding, Shard};
+use crate::input::{Encoding, Shard, share};
 use crate::pipeline::Progress;
+use crate::pipeline::conclude::Report;
 use crate::pipeline::engine::engine;
 use crate::pipeline::export::{self, find_input};
 use crate::pipeline::stop::Stop;
-use crate::pipeline::{inspect, plan, verify};
+use crate::pipeline::{inspect, merge, plan, verify, worker};
 use crate::report::{self, devices, progress, summary, text};
+use crate::write::part;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
@@ -56,7 +59,7 @@ impl Cli {
     /// The job file, for the command that has one.
     fn job(&self) -> Option<&Path> {
         match &self.command {
-            Command::Export { job, .. } | Command::Plan { job, .. } => job.as_deref(),
+            Command::Export { job, .. } | Command::Plan { job, .. } | Command::Merge { job, .. } => job.as_deref(),
             _ => None,
         }
     }
@@ -81,6 +84,14 @@ enum Command {
         #[command(flatten)]
         args: Box<ExportArgs>,
         /// Job file (TOML) with any of these options, and the schema
+        #[arg(long, env = "COLOPHON_JOB", value_name = "FILE")]
+        job: Option<PathBuf>,
+    },
+    /// Make the export of the parts that `export --worker` left
+    Merge {
+        #[command(flatten)]
+        args: MergeArgs,
+        /// Job file (TOML) that the workers were run with; its options that are not listed here are passed over
         #[arg(long, env = "COLOPHON_JOB", value_name = "FILE")]
         job: Option<PathBuf>,
     },
@@ -274,6 +285,7 @@ fn run(command: &Command, global: &Global, file: ExportArgs) -> Result<Outcome> 
     match command {
         Command::Export { args, .. } => run_export(global, args, file),
         Command::Plan { args, .. } => run_plan(global, args, file),
+        Command::Merge { args, .. } => run_merge(global, args, file),
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
         Command::Verify { folder, run } => run_verify(global, folder, run),
@@ -284,8 +296,60 @@ fn run(command: &Command, global: &Global, file: ExportArgs) -> Result<Outcome> 
 }
 
 fn run_export(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {
-    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-    export(global, &ExportConfig::new(args.clone().or(file), &today)?)
+    let args = args.clone().or(file);
+    match args.share(std::env::var(JOB_INDEX).ok().as_deref())? {
+        Some(share) => run_worker(global, args, share),
+        None => export(global, &ExportConfig::new(args, &today())?),
+    }
+}
+
+/// The date of the default constants.
+fn today() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
+}
+
+fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome> {
+    args.check_for_workers()?;
+    let config = |day: &str| ExportConfig::new(args.clone(), day);
+    let mut config_of_worker = config(&today())?;
+    // Workers may start on different days.
+    if config("")?.to_json() != config_of_worker.to_json() {
+        config_of_worker = config(&part::day(&config_of_worker.output, &today())?)?;
+    }
+    let config = config_of_worker;
+    let stop = Stop::on_signals()?;
+    let start = Instant::now();
+    let shards = find_input(&config)?;
+    let pieces = share::pieces(&shards, share);
+    let bytes = share::bytes(&pieces);
+    let is_plain = pieces.iter().all(|piece| shards[piece.shard].encoding == Encoding::Plain);
+    let input = show(&config.input);
+    tracing::info!("Worker {share}: exporting {} of {input}", indicatif::HumanBytes(bytes));
+    let state = Progress::default();
+    let engine = engine(&config.run, bytes)?;
+    let export = || worker::export(&config, &shards, (share, pieces), &engine, &state, &stop);
+    let report = progress::shown(global.quiet, &state, is_plain.then_some(bytes), export)?;
+    tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
+    let text = text::part(&report, start.elapsed().as_secs_f64());
+    Ok(Outcome { json: report.to_json(), text, sound: true })
+}
+
+fn run_merge(global: &Global, args: &MergeArgs, file: ExportArgs) -> Result<Outcome> {
+    let config = args.clone().or(file).check()?;
+    let stop = Stop::on_signals()?;
+    let start = Instant::now();
+    tracing::info!("Merging the parts in {}", show(&config.output));
+    let state = Progress::default();
+    let total = merge::total(&config.output);
+    let report = progress::shown(global.quiet, &state, total, || merge::merge(&config, &state, &stop))?;
+    Ok(exported(&report, start))
+}
+
+/// What an export came to.
+fn exported(report: &Report, start: Instant) -> Outcome {
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
+    Outcome { json: report.to_json(), text: text::export(report, start.elapsed().as_secs_f64()), sound: true }
 }
 
 fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
@@ -302,18 +366,17 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let engine = engine(&config.run, shards.iter().map(|shard| shard.bytes).sum())?;
     let export = || export::export(config, &shards, &engine, &state, &stop);
     let report = progress::shown(global.quiet, &state, total, export)?;
-    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
-    let text = text::export(&report, start.elapsed().as_secs_f64());
-    Ok(Outcome { json: report.to_json(), text, sound: true })
+    Ok(exported(&report, start))
 }
 
 fn run_plan(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {
     let mut args = args.clone().or(file);
+    if args.worker.is_some() || args.workers.is_some() {
+        return Err(Error::Usage("plan looks at the whole input: leave out --worker and --workers".into()));
+    }
     // Nothing is written, so there need not be a place for it.
     args.output_dir.get_or_insert_default();
-    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-    let config = ExportConfig::new(args, &today)?;
+    let config = ExportConfig::new(args, &today())?;
     let stop = Stop::on_signals()?;
     let shards = find_input(&config)?;
     let state = Progress::default();

@@ -8,6 +8,7 @@ use crate::domain::chance::Chance;
 use crate::domain::decimal::Fraction;
 use crate::domain::schema::{self, Constant, Field, Schema};
 use crate::domain::selection::Selection;
+use crate::domain::share::Share;
 use crate::domain::split::Splits;
 use crate::error::{Error, Result, show};
 use crate::write::output::Compression;
@@ -21,6 +22,11 @@ use std::path::{Path, PathBuf};
 
 pub mod card;
 pub mod select;
+
+/// Where the options for several machines stand in the help.
+const WORKERS: &str = "More than one machine";
+/// What a Kubernetes Indexed Job tells each of its pods: its number, from 0.
+pub const JOB_INDEX: &str = "JOB_COMPLETION_INDEX";
 
 /// The options of `export`, as given; every one may be absent.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -94,6 +100,15 @@ pub struct ExportArgs {
     /// How to run; none of these changes the output.
     pub run: RunArgs,
 
+    /// Do one of N equal shares of the input, I from 0 to N-1, and leave a part of the export in the output folder's
+    /// parts/; when all N are there, `colophon merge` makes the export of them
+    #[arg(long, help_heading = WORKERS, env = "COLOPHON_WORKER", value_name = "I/N")]
+    pub worker: Option<String>,
+
+    /// Take I from JOB_COMPLETION_INDEX instead, which a Kubernetes Indexed Job sets
+    #[arg(long, help_heading = WORKERS, env = "COLOPHON_WORKERS", value_name = "N")]
+    pub workers: Option<u32>,
+
     /// Mapped fields, in the order in which they are written (job file only).
     #[arg(skip)]
     #[serde(rename = "field")]
@@ -135,6 +150,67 @@ pub struct RunArgs {
     #[arg(long, help_heading = "How to run", env = "COLOPHON_CHUNK_SIZE", value_name = "SIZE")]
     #[serde(deserialize_with = "list")]
     pub chunk_size: Option<String>,
+}
+
+/// The options of `merge`, as given.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MergeArgs {
+    /// Folder that the workers exported to
+    #[arg(long, env = "COLOPHON_OUTPUT_DIR", value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+
+    /// Refuse parts that were made from anything else than what is here now: the workers are not done, or not all ran
+    #[arg(long, env = "COLOPHON_INPUT_DIR", value_name = "DIR")]
+    pub input_dir: Option<PathBuf>,
+
+    /// Worker threads [default: the cores that this process may use]
+    #[arg(long, env = "COLOPHON_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Memory for counting texts in two splits, beyond which it goes to disk [default: a quarter of what there is]
+    #[arg(long, env = "COLOPHON_MEMORY_LIMIT", value_name = "SIZE")]
+    pub memory_limit: Option<String>,
+}
+
+impl MergeArgs {
+    /// Takes from `file` what is not given here.
+    pub fn or(self, file: ExportArgs) -> MergeArgs {
+        MergeArgs {
+            output_dir: self.output_dir.or(file.output_dir),
+            input_dir: self.input_dir.or(file.input_dir),
+            threads: self.threads.or(file.run.threads),
+            memory_limit: self.memory_limit.or(file.select.memory_limit),
+        }
+    }
+
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what to change.
+    pub fn check(self) -> Result<MergeConfig> {
+        Ok(MergeConfig {
+            output: self.output_dir.ok_or_else(|| missing("--output-dir"))?,
+            input: self.input_dir,
+            run: RunArgs { threads: self.threads, ..RunArgs::default() }.check()?,
+            memory_limit: self.memory_limit.as_deref().map(|text| size("--memory-limit", text)).transpose()?,
+        })
+    }
+}
+
+/// A checked configuration of `merge`.
+pub struct MergeConfig {
+    /// The folder with the parts, which becomes the export.
+    pub output: PathBuf,
+    /// What the parts have to be made from, if that was said.
+    pub input: Option<PathBuf>,
+    /// How to run.
+    pub run: RunConfig,
+    /// Bytes of memory for counting texts in two splits, if that was said.
+    pub memory_limit: Option<u64>,
+}
+
+fn missing(flag: &str) -> Error {
+    Error::Usage(format!("{flag} is missing: give it as a flag, in the environment or in the job file"))
 }
 
 /// How messages are written.
@@ -242,9 +318,90 @@ impl ExportArgs {
                 scanner: self.run.scanner.or(file.run.scanner),
                 chunk_size: self.run.chunk_size.or(file.run.chunk_size),
             },
+            worker: self.worker.or(file.worker),
+            workers: self.workers.or(file.workers),
             fields: self.fields.or(file.fields),
             constants: self.constants.or(file.constants),
             default_constants: self.default_constants.or(file.default_constants),
+        }
+    }
+}
+
+impl ExportArgs {
+    /// The options that say what a manifest's configuration says. What only says how to run is not in it.
+    ///
+    /// # Errors
+    /// A sentence, if this version of the program cannot read it.
+    pub fn of_configuration(configuration: &Map<String, Value>) -> std::result::Result<ExportArgs, String> {
+        let is_said = |value: &Value| !value.is_null() && *value != json!([]) && *value != json!({});
+        let mut file = Map::new();
+        for (key, value) in configuration.iter().filter(|(_, value)| is_said(value)) {
+            match (key.as_str(), value) {
+                ("fields", value) => drop(file.insert("field".into(), value.clone())),
+                ("filters", value) => drop(file.insert("filter".into(), value.clone())),
+                ("card", Value::Object(about)) => {
+                    for (key, value) in about.iter().filter(|(_, value)| is_said(value)) {
+                        let key = if key == "header" { "card".into() } else { key.replace('_', "-") };
+                        file.insert(key, value.clone());
+                    }
+                }
+                (key, value) => drop(file.insert(key.replace('_', "-"), value.clone())),
+            }
+        }
+        // The default ones are among the constants, if they are wanted.
+        file.insert("default-constants".into(), false.into());
+        file.insert("no-card".into(), (!configuration.get("card").is_some_and(Value::is_object)).into());
+        let file = Value::Object(file);
+        let unread = |error: serde_json::Error| error.to_string();
+        Ok(ExportArgs {
+            select: SelectArgs::deserialize(&file).map_err(unread)?,
+            card: CardArgs::deserialize(&file).map_err(unread)?,
+            ..ExportArgs::deserialize(&file).map_err(unread)?
+        })
+    }
+
+    /// The share that this worker does, if it is one of several. `index` is its number, where [`JOB_INDEX`] says it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what to change.
+    pub fn share(&self, index: Option<&str>) -> Result<Option<Share>> {
+        match (&self.worker, self.workers) {
+            (Some(text), workers) => {
+                let share: Share = text.parse().map_err(|e| Error::Usage(format!("--worker {text}: {e}")))?;
+                match workers.filter(|workers| *workers != share.of()) {
+                    Some(other) => Err(Error::Usage(format!("--worker {share} and --workers {other} contradict"))),
+                    None => Ok(Some(share)),
+                }
+            }
+            (None, Some(workers)) => {
+                let bad = |e: String| Error::Usage(format!("--workers {workers}: {e}"));
+                let index = index.ok_or_else(|| {
+                    bad(format!("{JOB_INDEX} does not say which of them this is; give --worker I/N instead"))
+                })?;
+                let number = index.parse().map_err(|_| bad(format!("{JOB_INDEX} is '{index}', and no number")))?;
+                Share::new(number, workers).map(Some).map_err(|e| bad(format!("{JOB_INDEX} is {index}, but {e}")))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Fails if the options ask for what no worker can decide by itself.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], naming the flag.
+    pub fn check_for_workers(&self) -> Result<()> {
+        let select = &self.select;
+        let asked = [
+            ("--dedup exact", select.dedup.is_some()),
+            ("--max-documents", select.max_documents.is_some()),
+            ("--balance-by", select.balance_by.is_some()),
+            ("--split-method exact", self.split_method == Some(SplitMethod::Exact)),
+        ];
+        match asked.iter().find(|(_, is_asked)| *is_asked) {
+            Some((flag, _)) => Err(Error::Usage(format!(
+                "{flag} needs the whole corpus, and a worker has one share of it: export on one machine, or without {flag}"
+            ))),
+            None => Ok(()),
         }
     }
 }
@@ -410,9 +567,6 @@ impl ExportConfig {
     /// # Errors
     /// [`Error::Usage`] with what to change.
     pub fn new(args: ExportArgs, today: &str) -> Result<ExportConfig> {
-        let missing = |flag: &str| {
-            Error::Usage(format!("{flag} is missing: give it as a flag, in the environment or in the job file"))
-        };
         let ratios = args.split_ratio.as_deref().unwrap_or("0.95,0.03,0.02");
         let names = args.split_names.as_deref().unwrap_or("train,validation,test");
         let reject_ratio = args.max_reject_ratio.as_deref().unwrap_or("0.01");
@@ -605,6 +759,52 @@ mod tests {
         let flags = ExportArgs { seed: Some(1), ..ExportArgs::default() };
         let merged = flags.or(file("seed = 2\nthreads = 5").expect("valid"));
         assert_eq!((merged.seed, merged.run.threads), (Some(1), Some(5)));
+    }
+
+    #[test]
+    fn a_manifest_s_configuration_comes_back() {
+        let select = |text: &str| file(text).expect(text);
+        for args in [
+            ExportArgs::default(),
+            select(
+                "no-card = true\nseed = 7\nshard-size = '1MiB'\ncompress = 'gzip'\nsplit-names = 'a,b'\nsplit-ratio = [0.9, 0.1]",
+            ),
+            select(
+                "default-constants = false\n[constants]\n'b.c' = 1.5\na = true\n[[field]]\nfrom = 'x'\nto = 'text'\ntype = 'string'\nrequired = true",
+            ),
+            select(
+                "min-quality = 0.25\nmin-words = 3\ndomains = ['a', 'b']\nsample = 0.125\nforbid-leakage = true\nsplit-key = 'url'",
+            ),
+            select(
+                "tags = 'a,b'\nlanguage = ['en']\nhomepage = 'https://example.org'\n[card]\nx = [1, 'y']\n[[filter]]\nfield = 'domain'\nin = ['x']",
+            ),
+            ExportArgs { seed: Some(u64::MAX), max_reject_ratio: Some("0.333".into()), ..ExportArgs::default() },
+        ] {
+            let made = config(args).expect("valid").to_json();
+            let read = config(ExportArgs::of_configuration(&made).expect("readable")).expect("valid").to_json();
+            assert_eq!(Value::from(read), Value::from(made));
+        }
+    }
+
+    #[test]
+    fn which_share_a_worker_does() {
+        let share = |worker: Option<&str>, workers, index| {
+            let args = ExportArgs { worker: worker.map(String::from), workers, ..ExportArgs::default() };
+            args.share(index).map(|share| share.map(|share| share.to_string())).map_err(|error| error.to_string())
+        };
+        assert_eq!(share(None, None, Some("3")), Ok(None), "an index alone means nothing");
+        assert_eq!(share(Some("1/4"), None, Some("3")), Ok(Some("1/4".into())));
+        assert_eq!(share(None, Some(4), Some("3")), Ok(Some("3/4".into())));
+        for (result, part) in [
+            (share(None, Some(4), None), "JOB_COMPLETION_INDEX"),
+            (share(None, Some(4), Some("4")), "the last of 4 is 3/4"),
+            (share(None, Some(4), Some("x")), "'x'"),
+            (share(Some("1/4"), Some(5), None), "contradict"),
+            (share(Some("4/4"), None, None), "--worker 4/4"),
+        ] {
+            let message = result.expect_err(part);
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

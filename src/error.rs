@@ -1,7 +1,8 @@
 //! What can end a run early, and the exit status that says so.
 
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything that ends a command without its result.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,22 @@ pub fn show(path: &Path) -> String {
     })
 }
 
+/// The path that [`show`] gave this text for.
+pub fn unshown(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("\\x") {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        let code = rest.get(at + 2..at + 4).and_then(|code| u8::from_str_radix(code, 16).ok());
+        // `show` leaves no backslash that stands for itself.
+        bytes.extend(code);
+        rest = rest.get(at + 4..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    OsString::from_vec(bytes).into()
+}
+
 fn escaped(byte: u8) -> String {
     format!("\\x{byte:02X}")
 }
@@ -115,5 +132,19 @@ pub trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, path: &Path, doing: &str) -> Result<T> {
         self.map_err(|error| Error::io(path, doing, &error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn a_shown_path_says_which_it_was() {
+        for bytes in [&b"a/b c.jsonl"[..], b"\\x41", b"x\x00\xff\xfey\n", "中\u{85}é".as_bytes(), b"\\", b""] {
+            let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
+            assert_eq!(unshown(&show(&path)), path, "{}", show(&path));
+        }
     }
 }

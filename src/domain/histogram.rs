@@ -1,5 +1,6 @@
 //! Exact counts of lengths, from which minimum, maximum and percentiles come.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Values below this have a counter each; longer ones are rare and live in a map. A document of
@@ -7,7 +8,9 @@ use std::collections::BTreeMap;
 const DENSE: usize = 1 << 16;
 
 /// How often each value occurred. Exact; adding histograms gives the same as counting in any order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Written as the values that occurred, each with its count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<(u64, u64)>", from = "Vec<(u64, u64)>")]
 pub struct Histogram {
     dense: Vec<u64>,
     sparse: BTreeMap<u64, u64>,
@@ -18,16 +21,21 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one value.
     pub fn add(&mut self, value: u64) {
-        self.count += 1;
-        self.sum += u128::from(value);
+        self.add_times(value, 1);
+    }
+
+    /// Counts a value so many times.
+    fn add_times(&mut self, value: u64, times: u64) {
+        self.count += times;
+        self.sum += u128::from(value) * u128::from(times);
         match usize::try_from(value).ok().filter(|&v| v < DENSE) {
             Some(at) => {
                 if at >= self.dense.len() {
                     self.dense.resize((at + 1).next_power_of_two(), 0);
                 }
-                self.dense[at] += 1;
+                self.dense[at] += times;
             }
-            None => *self.sparse.entry(value).or_default() += 1,
+            None => *self.sparse.entry(value).or_default() += times,
         }
     }
 
@@ -87,6 +95,20 @@ impl Histogram {
     }
 }
 
+impl From<Histogram> for Vec<(u64, u64)> {
+    fn from(histogram: Histogram) -> Vec<(u64, u64)> {
+        histogram.iter().collect()
+    }
+}
+
+impl From<Vec<(u64, u64)>> for Histogram {
+    fn from(counts: Vec<(u64, u64)>) -> Histogram {
+        let mut histogram = Histogram::default();
+        counts.into_iter().for_each(|(value, times)| histogram.add_times(value, times));
+        histogram
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +137,7 @@ mod tests {
         a.merge(&b);
         assert!(a.iter().eq(whole.iter()));
         assert_eq!((a.sum(), a.count()), (whole.sum(), whole.count()));
+        let text = serde_json::to_string(&whole).expect("JSON");
+        assert_eq!(serde_json::from_str::<Histogram>(&text).expect("a histogram"), whole);
     }
 }

@@ -9,6 +9,7 @@ use super::origin::{Origin, UNKNOWN, decoded};
 use super::row::{Row, Span};
 use super::schema::{METADATA, Schema};
 use super::sum::ExactSum;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -18,11 +19,12 @@ const PERCENTILES: [u64; 9] = [1, 5, 10, 25, 50, 75, 90, 95, 99];
 const HIGH: f64 = 0.8;
 const MEDIUM: f64 = 0.6;
 
-/// Counts over the exported documents.
-#[derive(Clone, Debug, Default)]
+/// Counts over the exported documents. They are written with all that is needed to add them to others.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
     splits: Vec<SplitStats>,
     /// Documents by domain, decoded.
+    #[serde(with = "by_name")]
     domains: HashMap<Box<[u8]>, u64, foldhash::fast::RandomState>,
     high: u64,
     medium: u64,
@@ -32,7 +34,7 @@ pub struct Stats {
 }
 
 /// Counts over one split.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct SplitStats {
     chars: Histogram,
     words: Histogram,
@@ -42,6 +44,27 @@ struct SplitStats {
     word_count: ExactSum,
     /// Documents that have each of [`Described::columns`].
     present: Vec<u64>,
+}
+
+/// Domains as they are written: pairs in the order of their names. (A decoded domain is UTF-8.)
+mod by_name {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::borrow::Cow;
+    use std::collections::HashMap;
+
+    type Counts = HashMap<Box<[u8]>, u64, foldhash::fast::RandomState>;
+
+    pub fn serialize<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+        let mut pairs: Vec<(Cow<'_, str>, u64)> =
+            counts.iter().map(|(name, times)| (String::from_utf8_lossy(name), *times)).collect();
+        pairs.sort();
+        pairs.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Counts, D::Error> {
+        let pairs = Vec::<(String, u64)>::deserialize(from)?;
+        Ok(pairs.into_iter().map(|(name, times)| (name.into_bytes().into(), times)).collect())
+    }
 }
 
 /// Where the described fields of a document come from.

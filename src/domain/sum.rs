@@ -5,14 +5,16 @@
 //! not fit the fast path is added exactly, as big integers in units of 2^-1074 (the smallest
 //! `f64`), and rounded once at the end.
 
-use num_bigint::BigInt;
+use num_bigint::{BigInt, ParseBigIntError};
+use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 /// Fractional bits of the smallest positive `f64`.
 const UNIT_BITS: u64 = 1074;
 
-/// A sum that is the same for any order of additions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A sum that is the same for any order of additions. Written as decimal digits, with nothing rounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Digits", try_from = "Digits")]
 pub struct ExactSum {
     /// Integers that fit; 2^64 documents of i64 values cannot overflow it.
     integers: i128,
@@ -59,6 +61,30 @@ impl ExactSum {
             None => whole.to_string().parse::<Number>().map_or(Value::Null, Value::Number),
             Some(fractions) => Value::from(nearest_f64(&((whole << UNIT_BITS) + fractions))),
         }
+    }
+}
+
+/// An [`ExactSum`] as it is written.
+#[derive(Serialize, Deserialize)]
+struct Digits {
+    whole: String,
+    /// In units of 2^-1074.
+    fractions: Option<String>,
+}
+
+impl From<ExactSum> for Digits {
+    fn from(sum: ExactSum) -> Digits {
+        let whole = BigInt::from(sum.integers) + sum.large;
+        Digits { whole: whole.to_string(), fractions: sum.fractions.map(|fractions| fractions.to_string()) }
+    }
+}
+
+impl TryFrom<Digits> for ExactSum {
+    type Error = ParseBigIntError;
+
+    fn try_from(digits: Digits) -> Result<ExactSum, ParseBigIntError> {
+        let fractions = digits.fractions.map(|digits| digits.parse()).transpose()?;
+        Ok(ExactSum { integers: 0, large: digits.whole.parse()?, fractions })
     }
 }
 
@@ -125,6 +151,21 @@ mod tests {
             assert!(half == Some(number) || number == f64::MAX, "{number} {half:?}");
         }
         assert_eq!(sum(&["1e999"]), Value::from(f64::MAX));
+    }
+
+    #[test]
+    fn a_sum_is_written_and_read_exactly() {
+        for numbers in [&["1", "-2"][..], &["0.1", "1e300", "5e-324"], &["1e-300", "-7", "99999999999999999999"], &[]] {
+            let mut sum = ExactSum::default();
+            numbers.iter().for_each(|n| sum.add(n.as_bytes()));
+            let text = serde_json::to_string(&sum).expect("JSON");
+            let mut read: ExactSum = serde_json::from_str(&text).expect("a sum");
+            assert_eq!(read.to_json().to_string(), sum.to_json().to_string());
+            read.add(b"0.1");
+            sum.add(b"0.1");
+            assert_eq!(read.to_json(), sum.to_json());
+        }
+        assert!(serde_json::from_str::<ExactSum>(r#"{"whole":"1x","fractions":null}"#).is_err());
     }
 
     #[test]

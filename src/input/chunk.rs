@@ -2,6 +2,7 @@
 
 use super::discover::{Encoding, Shard};
 use super::mapped::Mapping;
+use super::share::{self, Piece};
 use super::streamed::Stream;
 use crate::error::Result;
 use std::ops::{Deref, Range};
@@ -63,25 +64,26 @@ impl Chunk {
     }
 }
 
-/// Gives out the chunks of the shards, one after the other.
+/// Gives out the chunks of the shards, or of pieces of them, one after the other.
 pub struct Cutter {
     shards: Arc<[Shard]>,
+    pieces: std::vec::IntoIter<Piece>,
     size: usize,
     sequence: u64,
-    next_shard: usize,
     open: Option<Open>,
 }
 
 /// The shard that is being cut.
 struct Open {
     shard: usize,
-    /// Unpacked bytes that were given out.
+    /// Unpacked bytes that were given out, or lie before the piece.
     offset: u64,
     source: Source,
 }
 
 enum Source {
-    Mapped(Arc<Mapping>),
+    /// With the end of the piece.
+    Mapped(Arc<Mapping>, usize),
     Streamed(Stream),
 }
 
@@ -89,7 +91,13 @@ impl Cutter {
     /// Cuts shards into chunks of at most `size` bytes, or half as much again from a compressed
     /// shard; more only for a line that is longer. `size` is to be at most 1 GiB.
     pub fn new(shards: Arc<[Shard]>, size: usize) -> Cutter {
-        Cutter { shards, size: size.max(1), sequence: 0, next_shard: 0, open: None }
+        let pieces = share::whole(&shards);
+        Cutter::of_pieces(shards, pieces, size)
+    }
+
+    /// The same for pieces of the shards, in order.
+    pub fn of_pieces(shards: Arc<[Shard]>, pieces: Vec<Piece>, size: usize) -> Cutter {
+        Cutter { shards, pieces: pieces.into_iter(), size: size.max(1), sequence: 0, open: None }
     }
 
     /// Bytes of a chunk: see [`Cutter::new`].
@@ -104,11 +112,8 @@ impl Cutter {
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>> {
         loop {
             let Some(open) = &mut self.open else {
-                if self.next_shard == self.shards.len() {
-                    return Ok(None);
-                }
-                self.open = Some(Open::new(&self.shards[self.next_shard], self.next_shard)?);
-                self.next_shard += 1;
+                let Some(piece) = self.pieces.next() else { return Ok(None) };
+                self.open = Some(Open::new(&self.shards[piece.shard], &piece)?);
                 continue;
             };
             match open.next_bytes(self.size)? {
@@ -124,24 +129,28 @@ impl Cutter {
 }
 
 impl Open {
-    fn new(shard: &Shard, index: usize) -> Result<Open> {
+    fn new(shard: &Shard, piece: &Piece) -> Result<Open> {
         let (source, offset) = match shard.encoding {
             Encoding::Plain => {
                 let mapping = Mapping::open(shard)?;
-                let mark = if mapping.bytes().starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-                (Source::Mapped(Arc::new(mapping)), mark as u64)
+                let bytes = mapping.bytes();
+                let [start, end] = [piece.range.start, piece.range.end].map(|at| share::line_start(bytes, at));
+                let has_mark = start == 0 && bytes.starts_with(BYTE_ORDER_MARK);
+                let start = if has_mark { BYTE_ORDER_MARK.len() } else { start };
+                // A mark may be all that the piece has.
+                (Source::Mapped(Arc::new(mapping), end.max(start)), start as u64)
             }
             Encoding::Gzip | Encoding::Zstd => (Source::Streamed(Stream::open(shard)?), 0),
         };
-        Ok(Open { shard: index, offset, source })
+        Ok(Open { shard: piece.shard, offset, source })
     }
 
     /// The next chunk's offset and bytes.
     fn next_bytes(&mut self, size: usize) -> Result<Option<(u64, ChunkBytes)>> {
         let (bytes, len) = match &mut self.source {
-            Source::Mapped(mapping) => {
+            Source::Mapped(mapping, end) => {
                 let start = self.offset as usize;
-                let end = start + cut(&mapping.bytes()[start..], size);
+                let end = start + cut(&mapping.bytes()[start..*end], size);
                 (ChunkBytes::Mapped(Arc::clone(mapping), start..end), end - start)
             }
             Source::Streamed(stream) => {

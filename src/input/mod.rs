@@ -3,6 +3,7 @@
 pub mod chunk;
 pub mod discover;
 mod mapped;
+pub mod share;
 mod sigbus;
 mod stamp;
 mod streamed;
@@ -10,5 +11,6 @@ mod streamed;
 pub use chunk::{Chunk, Cutter};
 pub use discover::{Encoding, Shard, discover};
 pub use mapped::Mapping;
+pub use share::Piece;
 pub use stamp::Stamp;
 pub use streamed::unpacked;

@@ -19,6 +19,16 @@ impl Stamp {
         Stamp { bytes: meta.len(), changed: (meta.mtime(), meta.mtime_nsec()) }
     }
 
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When it was changed: seconds and nanoseconds since 1970.
+    pub fn changed(&self) -> (i64, i64) {
+        self.changed
+    }
+
     /// The stamp of a shard that is about to be opened.
     ///
     /// # Errors

@@ -1,61 +1,32 @@
 //! `export`: map, select, split, validate, count and write; in one pass, or in two with a plan between them.
 
-use super::collect::{Unknowns, add_row};
+use super::collect::add_row;
+use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
 use super::plan::{self, Planned};
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::ExportConfig;
-use crate::domain::ledger::{Ledger, Rejects};
-use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles, hex};
+use crate::domain::manifest::InputFile;
 use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::selection::Fate;
-use crate::domain::stats::{Described, Stats};
-use crate::error::{Context, Error, Result, show};
+use crate::domain::stats::Described;
+use crate::error::{Error, Result, show};
 use crate::input::{Chunk, Cutter, Shard, discover};
-use crate::report::card;
-use crate::report::dataset::Dataset;
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
 use crate::scan::{ScanJob, detail};
-use crate::select::plan::Leakage;
 use crate::select::rows::{ChunkRows, RowStore};
 use crate::select::spill::Spill;
 use crate::write::line::LineWriter;
-use crate::write::output::{FileRecord, Lines, Outputs};
+use crate::write::output::{FileRecord, Lines, Outputs, Proof};
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject};
-use crate::write::stage::{MANIFEST, STATS, Stage};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use crate::write::stage::Stage;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that may wait to be hashed and written before no new chunk is taken, for each worker.
 const BACKLOG: usize = 8 << 20;
-
-/// What an export came to.
-pub struct Report {
-    /// Names of the splits with their documents.
-    pub splits: Vec<(String, u64)>,
-    /// What became of every line.
-    pub ledger: Ledger,
-    /// Rejected lines by reason.
-    pub rejects: Rejects,
-    /// Where it lies.
-    pub output: PathBuf,
-    /// The statistics as written.
-    pub stats: Value,
-    /// Bytes of all split files on disk.
-    pub bytes: u64,
-    /// Name of the scanner that was used.
-    pub scanner: &'static str,
-    /// Bytes of the input that GPUs scanned.
-    pub gpu_bytes: u64,
-    /// Texts that stand in more than one split.
-    pub leakage: u64,
-    /// What a user should know.
-    pub warnings: Vec<String>,
-}
 
 /// What an export reads: the shards in order.
 ///
@@ -103,16 +74,12 @@ pub fn export(
     if needs_plan {
         tracing::info!("The plan is made: writing the splits");
     }
-    let export = Export::new(config, shards, &stage, progress, planned.as_ref(), &spill)?;
+    let splits = config.selection.splits.names().len();
+    let outputs = Outputs::create(stage.folder(), splits, config.compression, config.shard_size, Proof::Whole)?;
+    let job = Job { config, shards, engine, spill: &spill, progress, stop };
     let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
-    let locals = scheduler::run(&export, cutter, engine, config.run.threads, stop)?;
-    let Export { outputs, ordered, described, .. } = export;
-    let mut sum = Tally::new(config);
-    locals.iter().for_each(|local| sum.merge(&local.tally));
-    let ordered = ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let quarantine = ordered.quarantine.finish()?;
-    let names = config.selection.splits.names();
-    let files = outputs.finish(names)?;
+    let Written { tally, files, quarantine, inputs, rows } =
+        write(&job, cutter, outputs, stage.folder(), planned.as_ref())?;
     let (leakage, warnings) = match &planned {
         Some(planned) => {
             planned.check(shards)?;
@@ -120,149 +87,54 @@ pub fn export(
         }
         None => {
             let count = |rows: &RowStore| plan::leakage(config, shards, rows, &spill, stop);
-            let leakage = ordered.rows.as_ref().map(count).transpose()?;
-            (leakage.unwrap_or_default(), sum.unknowns.warnings(&config.selection))
+            let leakage = rows.as_ref().map(count).transpose()?;
+            (leakage.unwrap_or_default(), tally.unknowns.warnings(&config.selection))
         }
     };
     stop.check()?;
-    if !sum.ledger.balances() {
-        return Err(Error::Gate(format!("the ledger does not balance, which is a defect of colophon: {}", sum.ledger)));
-    }
-    let stats = stats(names, &sum, &leakage);
-    let stats_file = write_json(&stage, STATS, &stats)?;
-    let splits: Vec<(String, u64)> =
-        names.iter().cloned().enumerate().map(|(i, name)| (name, sum.stats.split_documents(i))).collect();
-    let report = Report {
-        warnings: [warnings, plan::empty_splits(&splits)].concat(),
-        splits,
-        output: stage.output().into(),
-        bytes: files.iter().map(|file| file.bytes).sum(),
-        scanner: engine.name(),
-        gpu_bytes: engine.gpu_bytes(),
-        stats,
-        leakage: leakage.texts,
-        ledger: sum.ledger,
-        rejects: sum.rejects,
-    };
-    let failures = plan::gates(config, shards, &report.ledger, &report.rejects, &leakage);
-    if !failures.is_empty() {
-        return Err(fail(stage, &files, &failures, report.ledger.rejected > 0)?);
-    }
-    let mut manifest = manifest(config, &report, ordered.inputs, &files, quarantine, stats_file);
-    if let Some(about) = &config.about {
-        let dataset =
-            Dataset { about, schema: &config.schema, stats: &sum.stats, described: &described, manifest: &manifest };
-        let files = card::files(&dataset);
-        let written = files.iter().map(|file| write_file(&stage, file.name, file.text.as_bytes()));
-        let written = written.collect::<Result<Vec<_>>>()?;
-        manifest.files.extend(written);
-    }
-    write_json(&stage, MANIFEST, &manifest)?;
-    stage.commit()?;
-    Ok(report)
+    let whole = Whole { tally, files, quarantine, inputs, leakage, warnings };
+    let report = conclude(stage, config, shards, whole)?;
+    Ok(Report { scanner: Some(engine.name()), gpu_bytes: engine.gpu_bytes(), ..report })
 }
 
-/// Fails if the card in the output folder is one that people wrote or edited, and the export would replace it (as it
-/// makes one) or remove it (as the earlier export had one).
-fn refuse_to_lose_a_card(stage: &Stage, is_made: bool) -> Result<()> {
-    let path = stage.output().join(card::FILE);
-    if !is_made && !stage.is_exported(card::FILE) {
-        return Ok(());
-    }
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text.context(&path, "read")?,
-    };
-    if card::is_sealed(&text) {
-        return Ok(());
-    }
-    let path = show(&path);
-    Err(Error::Usage(format!(
-        "{path} is not as colophon wrote it, and the export would replace it: move it elsewhere; --no-card writes none"
-    )))
+/// What lines are written with.
+pub(super) struct Job<'a> {
+    pub config: &'a ExportConfig,
+    pub shards: &'a Arc<[Shard]>,
+    pub engine: &'a Engine,
+    pub spill: &'a Spill,
+    pub progress: &'a Progress,
+    pub stop: &'a Stop,
 }
 
-/// `dataset_stats.json`.
-fn stats(names: &[String], sum: &Tally, leakage: &Leakage) -> Value {
-    let mut stats = sum.stats.to_json(names, &sum.ledger, &sum.rejects);
-    stats["leakage"] = leakage.texts.into();
-    stats
+/// What came of writing lines.
+pub(super) struct Written {
+    pub tally: Tally,
+    pub files: Vec<FileRecord>,
+    pub quarantine: Vec<QuarantineFile>,
+    pub inputs: Vec<InputFile>,
+    /// Exported documents, where it has to be counted whether their texts stand in two splits.
+    pub rows: Option<RowStore>,
 }
 
-/// Leaves the quarantine and the statistics for a look, and says what failed.
-fn fail(stage: Stage, files: &[FileRecord], failures: &[String], has_rejects: bool) -> Result<Error> {
-    for file in files {
-        let path = stage.folder().join(&file.name);
-        std::fs::remove_file(&path).context(&path, "remove")?;
-    }
-    let failed = stage.commit_as_failed()?;
-    let (what, at) = if has_rejects {
-        ("rejected lines are", failed.join(crate::write::quarantine::FOLDER))
-    } else {
-        ("statistics are", failed.join(STATS))
-    };
-    let at = show(&at);
-    Ok(Error::Gate(format!("{}; the earlier export is untouched, the {what} in {at}", failures.join("; "))))
-}
-
-/// Writes a JSON file into the stage.
-fn write_json(stage: &Stage, name: &str, value: &impl serde::Serialize) -> Result<OutputFile> {
-    let path = stage.folder().join(name);
-    let mut text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from).context(&path, "write")?;
-    text.push(b'\n');
-    write_file(stage, name, &text)
-}
-
-/// Writes a file into the stage.
-fn write_file(stage: &Stage, name: &str, text: &[u8]) -> Result<OutputFile> {
-    let path = stage.folder().join(name);
-    std::fs::write(&path, text).context(&path, "write")?;
-    Ok(OutputFile { path: name.into(), bytes: text.len() as u64, documents: None, sha256: hex(&Sha256::digest(text)) })
-}
-
-fn manifest(
-    config: &ExportConfig,
-    report: &Report,
-    inputs: Vec<InputFile>,
-    records: &[FileRecord],
-    quarantine: Vec<QuarantineFile>,
-    stats: OutputFile,
-) -> Manifest {
-    let of_split = |split: usize| records.iter().filter(move |r| r.split == split).map(|r| r.name.clone()).collect();
-    let mut files: Vec<OutputFile> = records
-        .iter()
-        .map(|r| OutputFile {
-            path: r.name.clone(),
-            bytes: r.bytes,
-            documents: Some(r.documents),
-            sha256: r.sha256.clone(),
-        })
-        .collect();
-    files.push(stats);
-    files.extend(quarantine.into_iter().map(|q| OutputFile {
-        path: q.path,
-        bytes: q.bytes,
-        documents: None,
-        sha256: q.sha256,
-    }));
-    Manifest {
-        format: manifest::FORMAT,
-        generator: concat!("colophon ", env!("CARGO_PKG_VERSION")).into(),
-        configuration: config.to_json(),
-        inputs,
-        splits: report
-            .splits
-            .iter()
-            .enumerate()
-            .map(|(split, (name, documents))| SplitFiles {
-                name: name.clone(),
-                documents: *documents,
-                files: of_split(split),
-            })
-            .collect(),
-        files,
-        ledger: report.ledger.clone(),
-    }
+/// Writes split files and quarantine, in one pass over the chunks.
+pub(super) fn write(
+    job: &Job<'_>,
+    cutter: Cutter,
+    outputs: Outputs,
+    folder: &Path,
+    planned: Option<&Planned>,
+) -> Result<Written> {
+    let config = job.config;
+    let export = Export::new(job, outputs, folder, planned);
+    let locals = scheduler::run(&export, cutter, job.engine, config.run.threads, job.stop)?;
+    let Export { outputs, ordered, .. } = export;
+    let mut tally = Tally::new(config);
+    locals.iter().for_each(|local| tally.merge(&local.tally));
+    let Ordered { quarantine, inputs, rows } = ordered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let quarantine = quarantine.finish()?;
+    let files = outputs.finish(config.selection.splits.names())?;
+    Ok(Written { tally, files, quarantine, inputs, rows })
 }
 
 /// The stages of an export, put together.
@@ -284,29 +156,6 @@ struct Ordered {
     inputs: Vec<InputFile>,
     /// Exported documents, where it has to be counted whether their texts stand in two splits.
     rows: Option<RowStore>,
-}
-
-/// What a worker counts.
-struct Tally {
-    stats: Stats,
-    ledger: Ledger,
-    rejects: Rejects,
-    unknowns: Unknowns,
-}
-
-impl Tally {
-    fn new(config: &ExportConfig) -> Tally {
-        let splits = config.selection.splits.names().len();
-        let unknowns = Unknowns::new(&config.selection);
-        Tally { stats: Stats::new(splits), ledger: Ledger::default(), rejects: Rejects::default(), unknowns }
-    }
-
-    fn merge(&mut self, other: &Tally) {
-        self.stats.merge(&other.stats);
-        self.ledger.merge(&other.ledger);
-        self.rejects.merge(&other.rejects);
-        self.unknowns.merge(&other.unknowns);
-    }
 }
 
 /// A worker's own.
@@ -345,30 +194,23 @@ struct ChunkReject {
 }
 
 impl<'a> Export<'a> {
-    fn new(
-        config: &'a ExportConfig,
-        shards: &'a [Shard],
-        stage: &Stage,
-        progress: &'a Progress,
-        planned: Option<&'a Planned>,
-        spill: &Spill,
-    ) -> Result<Export<'a>> {
-        let splits = config.selection.splits.names().len();
+    fn new(job: &Job<'a>, outputs: Outputs, folder: &Path, planned: Option<&'a Planned>) -> Export<'a> {
+        let Job { config, shards, spill, progress, .. } = *job;
         let inputs = shards.iter().map(|s| InputFile { path: show(&s.name), bytes: s.bytes, ..InputFile::default() });
-        Ok(Export {
+        Export {
             config,
             shards,
             described: Described::new(&config.schema),
             line: LineWriter::new(&config.schema),
-            outputs: Outputs::create(stage.folder(), splits, config.compression, config.shard_size)?,
+            outputs,
             ordered: Mutex::new(Ordered {
-                quarantine: Quarantine::new(stage.folder()),
+                quarantine: Quarantine::new(folder),
                 inputs: inputs.collect(),
                 rows: (planned.is_none() && config.selection.may_leak()).then(|| RowStore::new(spill.clone())),
             }),
             progress,
             planned,
-        })
+        }
     }
 
     fn lines(&self, chunk: &Chunk, rows: &Rows, tally: &mut Tally, done: &mut Done) -> Result<()> {
@@ -433,7 +275,10 @@ impl<'a> Export<'a> {
         }
         if let Some(rows) = &mut done.rows {
             add_row(&self.config.selection, row, line, spans, rows);
-            rows.rows.iter_mut().next_back().into_iter().for_each(|row| row.stratum = split as u32);
+            // Nothing is balanced or stratified without a plan: there is room for what leakage is counted with.
+            if let Some(row) = rows.rows.last_mut() {
+                (row.stratum, row.value) = (split as u32, written.len() as u32);
+            }
         }
     }
 
@@ -573,23 +418,5 @@ impl Work for Export<'_> {
 
     fn is_behind(&self) -> bool {
         self.outputs.queued() > BACKLOG * self.config.run.threads
-    }
-}
-
-impl Report {
-    /// The report for machines.
-    pub fn to_json(&self) -> Value {
-        let splits: serde_json::Map<_, _> = self.splits.iter().map(|(name, n)| (name.clone(), (*n).into())).collect();
-        serde_json::json!({
-            "output": show(&self.output),
-            "splits": splits,
-            "bytes": self.bytes,
-            "ledger": self.ledger,
-            "rejects": self.rejects,
-            "scanner": self.scanner,
-            "gpu_bytes": self.gpu_bytes,
-            "leakage": self.leakage,
-            "warnings": self.warnings,
-        })
     }
 }

@@ -1,15 +1,18 @@
 //! The commands that read a corpus: each puts the stages together and runs them on all cores.
 
 mod collect;
+pub mod conclude;
 pub mod engine;
 pub mod export;
 pub mod inspect;
 mod memory;
+pub mod merge;
 mod numbering;
 pub mod plan;
 mod scheduler;
 pub mod stop;
 mod texts;
 pub mod verify;
+pub mod worker;
 
 pub use scheduler::Progress;

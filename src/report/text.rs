@@ -1,10 +1,12 @@
 //! Reports as text.
 
 use super::summary::thousands;
+use crate::domain::ledger::{Ledger, Rejects};
 use crate::error::show;
-use crate::pipeline::export::Report;
+use crate::pipeline::conclude::Report;
 use crate::pipeline::inspect::Validation;
 use crate::pipeline::verify::{self, Outcome};
+use crate::pipeline::worker;
 use std::fmt::Write;
 
 /// Step 5 of the workshop for one split, to the character.
@@ -36,18 +38,31 @@ pub fn validation_end(passed: bool) -> &'static str {
 
 /// What an export came to.
 pub fn export(report: &Report, seconds: f64) -> String {
+    let mut text = counts(&report.splits, &report.ledger, &report.rejects);
+    let size = indicatif::HumanBytes(report.bytes);
+    let scanner = report.scanner.map(|name| format!(", scanner {name}")).unwrap_or_default();
+    let _ = writeln!(text, "{size} of splits in {} ({seconds:.1} s{scanner})", show(&report.output));
+    text
+}
+
+/// What a worker came to.
+pub fn part(report: &worker::Report, seconds: f64) -> String {
+    let mut text = counts(&report.splits, &report.ledger, &report.rejects);
+    let scanner = report.scanner.map_or(", there already".into(), |name| format!(", scanner {name}"));
+    let _ = writeln!(text, "The part of worker {} is {} ({seconds:.1} s{scanner})", report.share, show(&report.folder));
+    text
+}
+
+fn counts(splits: &[(String, u64)], ledger: &Ledger, rejects: &Rejects) -> String {
     let mut text = String::new();
-    let width = report.splits.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, documents) in &report.splits {
+    let width = splits.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, documents) in splits {
         let _ = writeln!(text, "  {name:<width$}  {:>12} documents", thousands(*documents));
     }
-    let _ = writeln!(text, "Ledger: {}", report.ledger);
-    for (reason, times) in report.rejects.iter() {
+    let _ = writeln!(text, "Ledger: {ledger}");
+    for (reason, times) in rejects.iter() {
         let _ = writeln!(text, "  rejected, {reason}: {}", thousands(times));
     }
-    let size = indicatif::HumanBytes(report.bytes);
-    let _ =
-        writeln!(text, "{} of splits in {} ({seconds:.1} s, scanner {})", size, show(&report.output), report.scanner);
     text
 }
 

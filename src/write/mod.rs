@@ -3,5 +3,6 @@
 
 pub mod line;
 pub mod output;
+pub mod part;
 pub mod quarantine;
 pub mod stage;

@@ -8,6 +8,7 @@
 //! bytes, cut without regard to chunks.
 
 use crate::domain::manifest::hex;
+use crate::domain::part::Block as ProvedBlock;
 use crate::error::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, VecDeque};
@@ -19,6 +20,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of lines that are compressed together, as a frame of its own.
 const COMPRESSION_BLOCK: usize = 1 << 20;
+/// Bytes of lines from which on a block that is proved by itself ends.
+const PROVED_BLOCK: u64 = 4 << 20;
+
+/// How the contents of split files are proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By the SHA-256 of the file.
+    Whole,
+    /// By that of each of its blocks, which are whole lines: a part's, which are read again to be put together with
+    /// others. (Files that are packed are proved as a whole.)
+    Blocks,
+}
 
 /// How the split files are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -73,8 +86,10 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Lines.
     pub documents: u64,
-    /// SHA-256 of the file, in hexadecimal.
+    /// SHA-256 of the file, in hexadecimal; of what lies behind its last block, where it is proved by blocks.
     pub sha256: String,
+    /// The file's blocks, where it is proved by them.
+    pub blocks: Vec<ProvedBlock>,
 }
 
 /// All split files of an export.
@@ -83,6 +98,7 @@ pub struct Outputs {
     compression: Option<Compression>,
     /// Bytes of lines after which a split goes on in another file.
     shard_size: Option<u64>,
+    proof: Proof,
     state: Mutex<State>,
 }
 
@@ -115,7 +131,7 @@ struct OutputFile {
     blocks: VecDeque<Block>,
     /// How many blocks were taken off the queue's front.
     gone: usize,
-    hash: Lane<Sha256>,
+    hash: Lane<Prover>,
     write: Lane<Writer>,
 }
 
@@ -123,6 +139,43 @@ struct OutputFile {
 struct Lane<T> {
     next: usize,
     tool: Option<T>,
+}
+
+/// Hashes a file as it grows.
+struct Prover {
+    proof: Proof,
+    hash: Sha256,
+    /// Bytes since the last block's end.
+    bytes: u64,
+    blocks: Vec<ProvedBlock>,
+}
+
+impl Prover {
+    fn new(proof: Proof) -> Prover {
+        Prover { proof, hash: Sha256::new(), bytes: 0, blocks: Vec::new() }
+    }
+
+    /// Adds bytes; without compression, whole lines.
+    fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        if self.proof == Proof::Blocks && self.bytes >= PROVED_BLOCK {
+            self.end_block();
+        }
+    }
+
+    fn end_block(&mut self) {
+        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        self.blocks.push(ProvedBlock { bytes: std::mem::take(&mut self.bytes), sha256 });
+    }
+
+    /// The hash of what is in no block, and the blocks.
+    fn finish(mut self) -> (String, Vec<ProvedBlock>) {
+        if self.proof == Proof::Blocks && self.bytes > 0 {
+            self.end_block();
+        }
+        (hex(&self.hash.finalize()), self.blocks)
+    }
 }
 
 struct Writer {
@@ -170,7 +223,7 @@ pub struct Job {
 
 enum Work {
     Pack(Vec<u8>),
-    Hash(Sha256, Part),
+    Hash(Prover, Part),
     Write(Writer, Part),
 }
 
@@ -184,11 +237,12 @@ impl Outputs {
         splits: usize,
         compression: Option<Compression>,
         shard_size: Option<u64>,
+        proof: Proof,
     ) -> Result<Outputs> {
         let current = vec![NO_FILE; splits];
         let pack = compression.is_some();
         let state = State { files: Vec::new(), current, pack, active: BTreeSet::new(), queued: 0, spare: Vec::new() };
-        let outputs = Outputs { folder: folder.into(), compression, shard_size, state: Mutex::new(state) };
+        let outputs = Outputs { folder: folder.into(), compression, shard_size, proof, state: Mutex::new(state) };
         {
             let mut state = outputs.lock();
             for split in 0..splits {
@@ -252,7 +306,7 @@ impl Outputs {
             pending: Vec::new(),
             blocks: VecDeque::new(),
             gone: 0,
-            hash: Lane { next: 0, tool: Some(Sha256::new()) },
+            hash: Lane { next: 0, tool: Some(Prover::new(self.proof)) },
             write: Lane { next: 0, tool: Some(Writer { file: Some(file), written: 0 }) },
         });
         Ok(())
@@ -320,12 +374,14 @@ impl Outputs {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let suffix = Compression::suffix(self.compression);
         let mut records = Vec::new();
+        let mut all = state.files;
         for (split, split_name) in split_names.iter().enumerate() {
-            let files: Vec<&OutputFile> = state.files.iter().filter(|file| file.split == split).collect();
-            for (index, file) in files.iter().enumerate() {
+            let files: Vec<OutputFile> = all.extract_if(.., |file| file.split == split).collect();
+            let number = files.len();
+            for (index, file) in files.into_iter().enumerate() {
                 let name = match self.shard_size {
                     None => format!("{split_name}.jsonl{suffix}"),
-                    Some(_) => format!("{split_name}-{index:05}-of-{:05}.jsonl{suffix}", files.len()),
+                    Some(_) => format!("{split_name}-{index:05}-of-{number:05}.jsonl{suffix}"),
                 };
                 let path = self.folder.join(&name);
                 std::fs::rename(&file.path, &path).context(&path, "name the file")?;
@@ -468,11 +524,10 @@ impl OutputFile {
         }
     }
 
-    fn record(&self, name: String) -> FileRecord {
+    fn record(self, name: String) -> FileRecord {
         assert!(self.blocks.is_empty() && self.pending.is_empty(), "all jobs are done");
-        let hash = self.hash.tool.clone().expect("the lane is idle");
-        let written = self.write.tool.as_ref().expect("the lane is idle").written;
-        let (split, documents) = (self.split, self.documents);
-        FileRecord { name, split, bytes: written, documents, sha256: hex(&hash.finalize()) }
+        let (sha256, blocks) = self.hash.tool.expect("the lane is idle").finish();
+        let written = self.write.tool.expect("the lane is idle").written;
+        FileRecord { name, split: self.split, bytes: written, documents: self.documents, sha256, blocks }
     }
 }

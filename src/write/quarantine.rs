@@ -2,12 +2,12 @@
 
 use crate::domain::manifest::hex;
 use crate::domain::reason::Reason;
-use crate::error::{Context, Result, show};
-use crate::input::{Encoding, Shard};
-use serde::Serialize;
+use crate::error::{Context, Error, Result, show};
+use crate::input::{Encoding, Shard, unpacked};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The folder's name.
@@ -32,14 +32,14 @@ pub struct Reject<'a> {
 }
 
 /// A line of the index.
-#[derive(Serialize)]
-struct Entry<'a> {
-    file: &'a str,
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    file: String,
     line: u64,
     offset: u64,
     length: u64,
     reason: Reason,
-    detail: &'a str,
+    detail: String,
 }
 
 /// A file of the quarantine, finished.
@@ -77,12 +77,12 @@ impl Quarantine {
             self.shard = Some((index, Packer::create(&self.folder, shard)?));
         }
         let entry = Entry {
-            file: &show(&shard.name),
+            file: show(&shard.name),
             line: reject.line,
             offset: reject.offset,
             length: reject.bytes.len() as u64,
             reason: reject.reason,
-            detail: &reject.detail,
+            detail: reject.detail.clone(),
         };
         if self.index.is_none() {
             self.index = Some(Hashing::create(&self.folder.join(INDEX))?);
@@ -122,6 +122,54 @@ impl Quarantine {
     }
 }
 
+/// Where the lines of a shard go.
+fn place(folder: &Path, name: &Path) -> PathBuf {
+    // A shard, or a folder of shards, may have the index's name.
+    match name.strip_prefix(INDEX) {
+        Ok(rest) if rest.as_os_str().is_empty() => folder.join(INDEX_SHARD),
+        Ok(rest) => folder.join(INDEX_SHARD).join(rest),
+        Err(_) => folder.join(name),
+    }
+}
+
+/// Reads a finished quarantine below the folder `parent`, line by line in its order. `each` gets the index of the
+/// shard, which is among `shards`.
+///
+/// # Errors
+/// If it cannot be read, is not as it was written, or `each` fails.
+pub fn replay(
+    parent: &Path,
+    shards: &[(usize, &Shard)],
+    mut each: impl FnMut(usize, &Shard, Reject<'_>) -> Result<()>,
+) -> Result<()> {
+    let folder = parent.join(FOLDER);
+    let path = folder.join(INDEX);
+    let damaged = || Error::environment(&path, "the quarantine is not as it was written", "make it anew");
+    let index = BufReader::new(File::open(&path).context(&path, "read")?);
+    let mut shards = shards.iter().map(|(index, shard)| (*index, *shard, show(&shard.name)));
+    // The shard at hand, with its rejected lines.
+    let mut open: Option<(usize, &Shard, String, Box<dyn Read + Send>)> = None;
+    let mut bytes = Vec::new();
+    for line in index.lines() {
+        let entry: Entry = serde_json::from_str(&line.context(&path, "read")?).map_err(|_| damaged())?;
+        if open.as_ref().is_none_or(|(_, _, name, _)| *name != entry.file) {
+            let (index, shard, name) = shards.find(|(_, _, name)| *name == entry.file).ok_or_else(damaged)?;
+            let path = place(&folder, &shard.name);
+            let lines = unpacked(&path, shard.encoding).context(&path, "read")?;
+            open = Some((index, shard, name, lines));
+        }
+        let Some((index, shard, _, lines)) = &mut open else { continue };
+        bytes.clear();
+        let read = lines.take(entry.length + 1).read_to_end(&mut bytes).context(&path, "read")?;
+        if read as u64 != entry.length + 1 || bytes.pop() != Some(b'\n') {
+            return Err(damaged());
+        }
+        let Entry { line, offset, reason, detail, .. } = entry;
+        each(*index, shard, Reject { line, offset, bytes: &bytes, reason, detail })?;
+    }
+    Ok(())
+}
+
 /// Writes lines packed as their shard was, so that the name's suffix stays true.
 enum Packer {
     Plain(Hashing),
@@ -131,12 +179,7 @@ enum Packer {
 
 impl Packer {
     fn create(folder: &Path, shard: &Shard) -> Result<Packer> {
-        // A shard, or a folder of shards, may have the index's name.
-        let path = match shard.name.strip_prefix(INDEX) {
-            Ok(rest) if rest.as_os_str().is_empty() => folder.join(INDEX_SHARD),
-            Ok(rest) => folder.join(INDEX_SHARD).join(rest),
-            Err(_) => folder.join(&shard.name),
-        };
+        let path = place(folder, &shard.name);
         let file = Hashing::create(&path)?;
         Ok(match shard.encoding {
             Encoding::Plain => Packer::Plain(file),

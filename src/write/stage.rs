@@ -12,7 +12,8 @@
 //! there is no manifest, and the commands that read exports refuse the folder
 //! ([`refuse_interrupted`]).
 //!
-//! A lock on a file in the output folder keeps two runs apart.
+//! A lock on a file in the output folder keeps two runs apart. Not every shared volume has locks that all
+//! its machines see; so a run also marks its stage, and commits only what is still its own.
 
 use crate::error::{Context, Error, Result, show};
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
@@ -28,8 +29,15 @@ const STAGE: &str = ".colophon-stage";
 const JOURNAL: &str = ".colophon-commit.json";
 const JOURNAL_DRAFT: &str = ".colophon-commit.draft";
 const PROBE: &str = ".colophon-probe";
+/// Says that what the export was made from is used up. It comes with the commit and goes when all is done, so that a
+/// run that was killed between is known to have nothing left to do.
+const USED_UP: &str = ".colophon-used-up";
+/// Within the stage: what its run knows it by, with a random number behind.
+const OWNER: &str = ".colophon-owner.";
+/// Within the stage: folders that disappear with it.
+const REMOVED: &str = ".removed";
 /// What may lie in a folder, left by a run that was killed; the next run sees to it.
-const LEFTOVERS: [&str; 5] = [LOCK, STAGE, JOURNAL, JOURNAL_DRAFT, PROBE];
+const LEFTOVERS: [&str; 6] = [LOCK, STAGE, JOURNAL, JOURNAL_DRAFT, PROBE, USED_UP];
 /// The manifest's name: it goes last, and names what an export consists of.
 pub const MANIFEST: &str = "manifest.json";
 /// The statistics' name.
@@ -41,9 +49,13 @@ pub const FAILED: &str = "failed";
 pub struct Stage {
     output: PathBuf,
     folder: PathBuf,
+    /// A file in the stage that no other run makes; none when the stage is ready to become the output.
+    mark: Option<PathBuf>,
     beside: bool,
     /// Whether this run made the output folder.
     made_output: bool,
+    /// Entries of the output folder that disappear with the commit.
+    used_up: Vec<String>,
     done: bool,
     /// Let go last.
     lock: Lock,
@@ -65,7 +77,8 @@ impl Stage {
             remove(&stale)?;
         }
         let (folder, beside) = make_folder(&output)?;
-        Ok(Stage { output, folder, beside, made_output, done: false, lock })
+        let mark = Some(mark(&folder)?);
+        Ok(Stage { output, folder, mark, beside, made_output, used_up: Vec::new(), done: false, lock })
     }
 
     /// The folder to write into.
@@ -83,6 +96,24 @@ impl Stage {
         exported_entries(&self.output).contains(name)
     }
 
+    /// Whether a run was killed when its export was there and what that was made from was gone.
+    pub fn is_used_up(&self) -> bool {
+        self.output.join(USED_UP).exists()
+    }
+
+    /// Forgets about that run.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn forget_used_up(&self) -> Result<()> {
+        remove(&self.output.join(USED_UP))
+    }
+
+    /// Has an entry of the output folder disappear with the commit, of whichever kind: what this was made from.
+    pub fn use_up(&mut self, name: &str) {
+        self.used_up.push(name.into());
+    }
+
     /// Makes the stage the output. Files of an earlier export that this one does not have disappear
     /// with it; files that are not an export's stay.
     ///
@@ -90,8 +121,10 @@ impl Stage {
     /// If the file system fails. The output folder then holds the earlier export, or (after a
     /// journal was written) the next run finishes this one.
     pub fn commit(mut self) -> Result<()> {
-        sync_tree(&self.folder)?;
-        let earlier = exported_entries(&self.output);
+        self.prepare(!self.used_up.is_empty())?;
+        let mut earlier = exported_entries(&self.output);
+        earlier.extend(self.used_up.iter().cloned());
+        earlier.insert(USED_UP.into());
         let strangers = entries(&self.output)?
             .into_iter()
             .any(|name| !earlier.contains(&name) && !LEFTOVERS.contains(&name.as_str()));
@@ -99,7 +132,7 @@ impl Stage {
             self.move_each(&earlier)?;
         }
         self.done = true;
-        Ok(())
+        self.forget_used_up()
     }
 
     /// Puts the stage's entries under `failed/` in the output folder instead.
@@ -107,7 +140,7 @@ impl Stage {
     /// # Errors
     /// If the file system fails.
     pub fn commit_as_failed(mut self) -> Result<PathBuf> {
-        sync_tree(&self.folder)?;
+        self.prepare(false)?;
         let failed = self.output.join(FAILED);
         if failed.exists() && !is_own_failed(&failed) {
             return Err(Error::environment(
@@ -120,7 +153,37 @@ impl Stage {
         fs::rename(&self.folder, &failed).context(&failed, "put the failed run's files")?;
         sync_folder(&self.output)?;
         self.done = true;
+        let aside = self.output.join(STAGE);
+        for name in &self.used_up {
+            set_aside(&self.output.join(name), &aside)?;
+        }
+        remove(&aside)?;
         Ok(failed)
+    }
+
+    /// Makes the stage as it will be the output: on the disk, and without the mark, which has to be there.
+    fn prepare(&mut self, says_used_up: bool) -> Result<()> {
+        let taken = || Error::environment(&self.output, "another run has taken over this folder", "run one at a time");
+        if !self.is_ours() {
+            return Err(taken());
+        }
+        if says_used_up {
+            let path = self.folder.join(USED_UP);
+            File::create(&path).context(&path, "make the file")?;
+        }
+        sync_tree(&self.folder)?;
+        if let Some(mark) = self.mark.take() {
+            match fs::remove_file(&mark) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(taken()),
+                removed => removed.context(&mark, "remove")?,
+            }
+        }
+        sync_folder(&self.folder)
+    }
+
+    /// Whether the stage is still the one that this run made.
+    fn is_ours(&self) -> bool {
+        self.mark.as_ref().is_none_or(|mark| mark.exists())
     }
 
     /// Stage and output change places. `false` if the file system has no such operation.
@@ -188,7 +251,9 @@ impl Drop for Stage {
             return;
         }
         // Nothing can be done about a failure here; the next run removes the stage.
-        let _ = remove(&self.folder);
+        if self.is_ours() {
+            let _ = remove(&self.folder);
+        }
         if self.made_output {
             self.lock.release();
             let _ = fs::remove_dir(&self.output);
@@ -223,10 +288,11 @@ fn recover(output: &Path) -> Result<()> {
         return Err(damaged(format!("damaged: it names '{name}'")));
     }
     let stage = output.join(STAGE);
+    let aside = stage.join(REMOVED);
     for name in &journal.removed {
         // The old manifest is removed only as long as the new one is not in its place.
         if name != MANIFEST || stage.join(MANIFEST).exists() {
-            remove(&output.join(name))?;
+            set_aside(&output.join(name), &aside)?;
         }
     }
     for name in &journal.names {
@@ -245,6 +311,16 @@ fn recover(output: &Path) -> Result<()> {
     sync_folder(output)?;
     fs::remove_file(&path).context(&path, "remove")?;
     remove(&stage)
+}
+
+/// Takes a file or folder, if it is there, out of the way in one step: to remove a large folder takes its time.
+fn set_aside(path: &Path, to: &Path) -> Result<()> {
+    let Some(name) = path.file_name() else { return Ok(()) };
+    if !path.is_dir() {
+        return remove(path);
+    }
+    fs::create_dir_all(to).context(to, "make the folder")?;
+    fs::rename(path, to.join(name)).context(path, "remove")
 }
 
 /// Whether a name is that of an entry, and of nothing elsewhere.
@@ -331,6 +407,9 @@ fn lock(output: &Path) -> Result<Lock> {
                     "wait for it, or choose another folder",
                 ));
             }
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK) => {
+                tracing::warn!("{} has no locks: see to it that no other run writes there", show(output));
+            }
             Err(error) => return Err(Error::io(&path, "lock the output folder", &error.into())),
         }
         // A run that ended just now may have taken the file away with it; then this is no lock.
@@ -362,6 +441,12 @@ fn make_folder(output: &Path) -> Result<(PathBuf, bool)> {
     let folder = output.join(STAGE);
     fs::create_dir(&folder).context(&folder, "make the stage")?;
     Ok((folder, false))
+}
+
+/// Marks a new stage as this run's.
+fn mark(folder: &Path) -> Result<PathBuf> {
+    let made = tempfile::Builder::new().prefix(OWNER).tempfile_in(folder).context(folder, "mark the stage")?;
+    made.into_temp_path().keep().map_err(|error| error.error).context(folder, "mark the stage")
 }
 
 /// Whether a stage may take the output folder's place without anybody noticing.
@@ -427,7 +512,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Syncs every file and folder below `folder`, and itself.
-fn sync_tree(folder: &Path) -> Result<()> {
+pub(super) fn sync_tree(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).context(folder, "read the folder")? {
         let path = entry.context(folder, "read the folder")?.path();
         if path.is_dir() {
@@ -501,6 +586,31 @@ mod tests {
         assert_eq!(Stage::open(root.path()).err().expect("locked").status(), 3);
         drop(first);
         Stage::open(root.path()).expect("free again");
+    }
+
+    /// Where locks mean nothing, a second run takes the stage away from the first, which must not commit then, nor
+    /// take it back.
+    #[test]
+    fn a_stage_that_was_taken_over_is_not_committed() {
+        let root = tempfile::tempdir().expect("folder");
+        let output = root.path().join("export");
+        export(&output, &[("a.jsonl", "1")]);
+        for is_failed in [false, true] {
+            let first = Stage::open(&output).expect("stage");
+            // What stands for a lock that the second run does not see.
+            fs::remove_file(output.join(LOCK)).expect("remove");
+            let second = Stage::open(&output).expect("stage");
+            fs::write(second.folder().join("a.jsonl"), "2").expect("write");
+            let error = if is_failed { first.commit_as_failed().map(|_| ()) } else { first.commit() };
+            assert_eq!(error.expect_err("taken over").status(), 3);
+            assert!(second.folder().join("a.jsonl").exists());
+            drop(second);
+            assert_eq!(fs::read(output.join("a.jsonl")).expect("read"), b"1");
+            assert_eq!(
+                (names(root.path()), names(&output)),
+                (vec!["export".into()], vec!["a.jsonl".into(), MANIFEST.into()])
+            );
+        }
     }
 
     #[test]

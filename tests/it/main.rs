@@ -15,3 +15,4 @@ mod scanners;
 mod selection;
 mod stopping;
 mod verify;
+mod workers;

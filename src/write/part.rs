@@ -1,0 +1,346 @@
+//! Parts: what workers leave in the output folder until all are there and become one export.
+//!
+//! `parts/00003-of-00016/` is the part of worker 3 of 16. It is prepared in a hidden folder beside it, whose name is
+//! nobody else's, synced, and gets its name in one rename: it is there complete or not at all, and two processes
+//! at work on one share do not meet before that. Nothing here relies on locks, which not every shared volume
+//! has.
+
+use super::stage::sync_tree;
+use crate::domain::manifest::hex;
+use crate::domain::part::{Block, FoundShard, Part, ProvedFile};
+use crate::domain::share::Share;
+use crate::error::{Context, Error, Result, show};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+
+/// The folder's name.
+pub const FOLDER: &str = "parts";
+/// Where a part says what it is.
+const ABOUT: &str = "part.json";
+/// The hash of that.
+const SEAL: &str = "part.json.sha256";
+/// The list of the input's shards as the worker found them.
+pub const INPUTS: &str = "inputs.json";
+/// Rows of the exported documents.
+pub const ROWS: &str = "rows.bin";
+/// The day on which the first worker started.
+const DAY: &str = "day";
+/// What a killed worker left and nothing was written to for so long is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
+/// How often a step is tried that another process can get in the way of.
+const TRIES: usize = 100;
+
+/// The folder with the parts of an export.
+pub fn folder(output: &Path) -> PathBuf {
+    output.join(FOLDER)
+}
+
+/// The folder of a share's part.
+pub fn of_share(output: &Path, share: Share) -> PathBuf {
+    folder(output).join(name(share))
+}
+
+fn name(share: Share) -> String {
+    format!("{:05}-of-{:05}", share.index(), share.of())
+}
+
+/// The share whose part a folder of this name is.
+fn share_of(name: &str) -> Option<Share> {
+    let (index, of) = name.split_once("-of-")?;
+    let share = Share::new(index.parse().ok()?, of.parse().ok()?).ok()?;
+    (self::name(share) == name).then_some(share)
+}
+
+/// A part in the making. Without [`PartStage::publish`] nothing is left of it.
+pub struct PartStage {
+    output: PathBuf,
+    share: Share,
+    folder: TempDir,
+}
+
+impl PartStage {
+    /// An empty folder for a part, of this process alone.
+    ///
+    /// # Errors
+    /// If the output folder cannot be written.
+    pub fn open(output: &Path, share: Share) -> Result<PartStage> {
+        fs::create_dir_all(output).context(output, "make the output folder")?;
+        let output = fs::canonicalize(output).context(output, "find the output folder")?;
+        let folder = hidden(&output, &name(share))?;
+        remove_abandoned(folder.path(), &name(share))?;
+        Ok(PartStage { output, share, folder })
+    }
+
+    /// The folder to write into.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives the part its name. `false` if meanwhile another process left the same part, which then stays.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn publish(self, part: &Part) -> Result<bool> {
+        let text = serde_json::to_vec(part).map_err(io::Error::from).context(self.folder(), "write")?;
+        let seal = format!("{}  {ABOUT}\n", hex(&Sha256::digest(&text)));
+        for (name, text) in [(ABOUT, &text[..]), (SEAL, seal.as_bytes())] {
+            let path = self.folder().join(name);
+            fs::write(&path, text).context(&path, "write")?;
+        }
+        sync_tree(self.folder())?;
+        let target = of_share(&self.output, self.share);
+        for _ in 0..TRIES {
+            match fs::rename(self.folder(), &target) {
+                Ok(()) => {
+                    let parts = folder(&self.output);
+                    File::open(&parts).and_then(|handle| handle.sync_all()).context(&parts, "sync")?;
+                    return Ok(true);
+                }
+                Err(error) if is_taken(&error) => {}
+                Err(error) => return Err(Error::io(&target, "put the part in place", &error)),
+            }
+            match read(&self.output, self.share) {
+                Ok(Some(other)) if other.maker == part.maker => return Ok(false),
+                _ => displace(&self.output, self.share)?,
+            }
+        }
+        Err(Error::environment(&target, "other processes replace the part all the time", "let one job work here"))
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+}
+
+/// A hidden folder among the parts, of a name that nobody else has.
+fn hidden(output: &Path, name: &str) -> Result<TempDir> {
+    let parts = folder(output);
+    let prefix = format!(".{name}.");
+    let mut tries = 0;
+    loop {
+        fs::create_dir_all(&parts).context(&parts, "make the folder")?;
+        let mut builder = tempfile::Builder::new();
+        // Whoever merges may be another user of the same group.
+        match builder.prefix(&prefix).permissions(Permissions::from_mode(0o777)).tempdir_in(&parts) {
+            // A merge may have taken the folder away just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+            made => return made.context(&parts, "make a folder"),
+        }
+    }
+}
+
+/// Takes away what processes at work on this share left when they were killed.
+fn remove_abandoned(own: &Path, name: &str) -> Result<()> {
+    let Some(parts) = own.parent() else { return Ok(()) };
+    // The file server's clock decides, which is the same for all files.
+    let now = fs::metadata(own).and_then(|meta| meta.modified()).context(own, "read the folder")?;
+    for entry in fs::read_dir(parts).context(parts, "read the folder")? {
+        let path = entry.context(parts, "read the folder")?.path();
+        let is_of_share = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!(".{name}.")));
+        if is_of_share && path != own && newest(&path).is_some_and(|at| at + ABANDONED < now) {
+            // Somebody else may be doing the same.
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+    Ok(())
+}
+
+/// When anything in a folder was last changed.
+fn newest(folder: &Path) -> Option<SystemTime> {
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| changed(&entry.path()));
+    entries.chain(changed(folder)).max()
+}
+
+/// Removes a part: first its name, then the rest.
+///
+/// # Errors
+/// If the file system fails.
+pub fn displace(output: &Path, share: Share) -> Result<()> {
+    let path = of_share(output, share);
+    let aside = hidden(output, &name(share))?;
+    match fs::rename(&path, aside.path().join("old")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(&path, "remove", &error)),
+        _ => aside.close().context(&path, "remove"),
+    }
+}
+
+/// The shares whose parts are there, in order.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn shares(output: &Path) -> Result<Vec<Share>> {
+    let parts = folder(output);
+    let mut shares = Vec::new();
+    match fs::read_dir(&parts) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        entries => {
+            for entry in entries.context(&parts, "read the folder")? {
+                let entry = entry.context(&parts, "read the folder")?;
+                shares.extend(entry.file_name().to_str().and_then(share_of));
+            }
+        }
+    }
+    shares.sort_by_key(|share| (share.of(), share.index()));
+    Ok(shares)
+}
+
+/// What a share's part says of itself, if it is there.
+///
+/// # Errors
+/// [`Error::Environment`] if it cannot be read, or is not what the worker wrote.
+pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
+    let folder = of_share(output, share);
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let (path, seal) = (folder.join(ABOUT), folder.join(SEAL));
+    let text = fs::read(&path).context(&path, "read the part")?;
+    let seal = fs::read(&seal).context(&seal, "read the part")?;
+    if !seal.starts_with(hex(&Sha256::digest(&text)).as_bytes()) {
+        return Err(damaged(&path));
+    }
+    let part: Part = serde_json::from_slice(&text).map_err(|error| {
+        Error::Usage(format!(
+            "{} is not as this version of colophon writes it ({error}): run all workers again with this version",
+            show(&path)
+        ))
+    })?;
+    if part.maker.share != share {
+        return Err(damaged(&path));
+    }
+    Ok(Some(part))
+}
+
+/// The list of the input's shards that a part was made from.
+///
+/// # Errors
+/// If it cannot be read, or is not what the worker wrote.
+pub fn inputs(output: &Path, part: &Part) -> Result<Vec<FoundShard>> {
+    let path = of_share(output, part.maker.share).join(INPUTS);
+    let text = fs::read(&path).context(&path, "read the part")?;
+    if hex(&Sha256::digest(&text)) != part.maker.input {
+        return Err(damaged(&path));
+    }
+    serde_json::from_slice(&text).map_err(|_| damaged(&path))
+}
+
+/// Fails if a file of a part is not what the worker wrote. `check` is asked every now and then.
+///
+/// # Errors
+/// [`Error::Environment`], naming the file; or what `check` says.
+pub fn check_file(folder: &Path, file: &ProvedFile, check: impl Fn() -> Result<()>) -> Result<()> {
+    let path = folder.join(&file.path);
+    let mut hash = Sha256::new();
+    let mut bytes = 0;
+    let mut from = File::open(&path).context(&path, "read the part")?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        check()?;
+        match from.read(&mut buffer).context(&path, "read the part")? {
+            0 => break,
+            read => {
+                hash.update(&buffer[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+    if bytes == file.bytes && hex(&hash.finalize()) == file.sha256 { Ok(()) } else { Err(damaged(&path)) }
+}
+
+/// A file of lines that is read in blocks.
+pub struct BlockFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl BlockFile {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has not as many bytes as it should.
+    pub fn open(path: PathBuf, bytes: u64) -> Result<BlockFile> {
+        let file = File::open(&path).context(&path, "read the part")?;
+        let found = file.metadata().context(&path, "read the part")?.len();
+        if found == bytes { Ok(BlockFile { path, file }) } else { Err(damaged(&path)) }
+    }
+
+    /// Reads the block at `offset` into `to`, whose contents go.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not what the worker wrote.
+    pub fn read(&self, offset: u64, block: &Block, to: &mut Vec<u8>) -> Result<()> {
+        to.clear();
+        to.resize(usize::try_from(block.bytes).unwrap_or(usize::MAX), 0);
+        match self.file.read_exact_at(to, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(damaged(&self.path)),
+            read => read.context(&self.path, "read the part")?,
+        }
+        if hex(&Sha256::digest(&to)) == block.sha256 { Ok(()) } else { Err(damaged(&self.path)) }
+    }
+}
+
+/// The error for a file of a part that is not what the worker wrote.
+pub fn damaged(path: &Path) -> Error {
+    let worker = path.ancestors().find_map(|folder| share_of(&folder.file_name()?.to_string_lossy()));
+    let remedy = match worker {
+        Some(share) => format!("run colophon export --worker {share} again: it makes the part anew"),
+        None => "run the worker again: it makes the part anew".into(),
+    };
+    Error::environment(path, "the part is not what the worker wrote", remedy)
+}
+
+/// The day on which the first worker of an export started: that of the documents, unless somebody said another, so
+/// that it does not matter when each worker starts. If none has started yet, that is `today`.
+///
+/// # Errors
+/// If the output folder cannot be read or written.
+pub fn day(output: &Path, today: &str) -> Result<String> {
+    let path = folder(output).join(DAY);
+    for _ in 0..TRIES {
+        match fs::read_to_string(&path) {
+            Ok(day) => return Ok(day.trim_end().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(&path, "read", &error)),
+        }
+        // Written beside and given its name whole; whoever is first wins.
+        let beside = hidden(output, DAY)?;
+        let draft = beside.path().join(DAY);
+        fs::write(&draft, format!("{today}\n")).context(&draft, "write")?;
+        match fs::hard_link(&draft, &path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Not every file system has links; a rename makes the file whole, too, and all who come later read it.
+            Err(_) => fs::rename(&draft, &path).context(&path, "write")?,
+        }
+    }
+    Err(Error::environment(&path, "it comes and goes", "let one job work here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_which_share() {
+        let share = Share::new(3, 16).expect("a share");
+        assert_eq!(name(share), "00003-of-00016");
+        assert_eq!(share_of("00003-of-00016"), Some(share));
+        for other in ["3-of-16", "00016-of-00016", ".00003-of-00016.x", "day", "00003-of-00016x"] {
+            assert_eq!(share_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_first_day_counts() {
+        let root = tempfile::tempdir().expect("folder");
+        assert_eq!(day(root.path(), "2024-01-15").expect("a day"), "2024-01-15");
+        assert_eq!(day(root.path(), "2024-01-16").expect("a day"), "2024-01-15");
+        assert_eq!(fs::read_dir(folder(root.path())).expect("folder").count(), 1);
+    }
+}
