@@ -102,6 +102,24 @@ impl Global {
         };
         progress::shown(display, &self.metrics, progress, total, job)
     }
+
+    /// The last word of an export that went well; each of the ledger's numbers has a field of its own.
+    fn log_end(&self, ledger: &Ledger) {
+        self.metrics.note_ledger(ledger);
+        let Ledger { lines, blank, rejected, filtered, duplicates, sampled_out, exported, repeats } = *ledger;
+        tracing::info!(
+            status = 0,
+            lines,
+            blank,
+            rejected,
+            filtered,
+            duplicates,
+            sampled_out,
+            exported,
+            repeats,
+            "Done: {ledger}"
+        );
+    }
 }
 
 #[derive(Subcommand)]
@@ -357,27 +375,9 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let export = || export::export(config, &shards, &engine, &state, &stop);
     let report = global.watch(&state, total, export)?;
     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    global.metrics.note_ledger(&report.ledger);
-    log_end(&report.ledger);
+    global.log_end(&report.ledger);
     let text = text::export(&report, start.elapsed().as_secs_f64());
     Ok(Outcome { json: report.to_json(), text, sound: true })
-}
-
-/// The last word of an export that went well; each of the ledger's numbers has a field of its own.
-fn log_end(ledger: &Ledger) {
-    let Ledger { lines, blank, rejected, filtered, duplicates, sampled_out, exported, repeats } = *ledger;
-    tracing::info!(
-        status = 0,
-        lines,
-        blank,
-        rejected,
-        filtered,
-        duplicates,
-        sampled_out,
-        exported,
-        repeats,
-        "Done: {ledger}"
-    );
 }
 
 fn run_plan(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {

@@ -68,7 +68,8 @@ class Program:
         self.helps = {}
 
     def run(self, args, env=None, cwd=None):
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("COLOPHON_")}
+        # Nothing of whoever runs this: above all no key for an upload.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("COLOPHON_", "AWS_", "HF_"))}
         command = [self.path, *args]
         return subprocess.run(command, env=clean | (env or {}), cwd=cwd, capture_output=True, text=True)
 
@@ -379,6 +380,33 @@ def check_argo(program):
     return found
 
 
+def check_shell(program):
+    """The pod for people: no Job, but with no more rights than one."""
+    pod = yaml.safe_load((K8S / "shell.yaml").read_text())
+    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    as_job = {"metadata": pod["metadata"], "spec": {"template": {"metadata": pod["metadata"], "spec": pod["spec"]}}}
+    found = [problem for rule in (pod_confined, volumes, labelled) for problem in rule(as_job, program)]
+    return found + [problem for rule in (confined, bounded, discreet) for problem in rule(pod["spec"]["containers"][0], program)]
+
+
+def check_guide():
+    """README.md: its commands can be read by a shell, and what they name is there."""
+    guide = (K8S / "README.md").read_text()
+    overlays = 0
+    for block in re.findall(r"^```bash\n(.*?)^```", guide, re.M | re.S):
+        if subprocess.run(["bash", "-n"], input=block, text=True).returncode != 0:
+            yield f"no shell reads this: {block}"
+        for path in re.findall(r"(?:apply -[kf]|submit -n \S+|cd) (k8s/[\w./-]+)", block):
+            overlays += 1
+            if not (K8S.parent / path).exists():
+                yield f"{path} is not there"
+    if overlays < len(OVERLAYS):
+        yield "it does not name every overlay"
+    for path in re.findall(r"\]\(([^)#:]+)", guide):
+        if not (K8S / path).exists():
+            yield f"{path} is not there"
+
+
 def check_components():
     """Each option can be added to an overlay."""
     with tempfile.TemporaryDirectory(dir=K8S) as folder:
@@ -406,9 +434,10 @@ class Walk:
         """Runs a Job's container."""
         _, container = container_of(self.overlays[overlay], name)
         args = [self.placed(arg).replace("/etc/colophon/job.toml", str(self.job_file)) for arg in container["args"]]
-        env = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-        run = self.program.run(args, env | more, cwd=self.folder)
-        if run.returncode != status:
+        env = {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry} | more
+        args = [re.sub(r"\$\((\w+)\)", lambda match: env[match[1]], arg) for arg in args]
+        run = self.program.run(args, env, cwd=self.folder)
+        if run.returncode not in (status if isinstance(status, tuple) else (status,)):
             sys.exit(f"{overlay}: {args} ended with {run.returncode}, not {status}\n{run.stdout}{run.stderr}")
         if env.get("COLOPHON_LOG_FORMAT") == "json":
             for line in (run.stdout + run.stderr).splitlines():
@@ -430,18 +459,39 @@ class Walk:
         assert self.exported() == one_machine, "the overlay gpu exports something else"
         checked = self.run("inspect", "data-inspector")
         assert checked.stdout.endswith("VERIFIED\n"), checked.stdout
-        print("   demo, cpu, gpu and inspect did what they should")
+        self.guide(checked.stdout)
+        print("   demo, cpu, gpu and inspect did what they should, and what README.md shows")
         if not self.program.lacks("merge"):
             self.workers(one_machine)
         if not self.program.lacks("upload"):
-            # Without a key and a server: it has to come as far as the environment.
-            self.run("upload-s3", "s3-upload", status=3, S3_BUCKET="s3://bucket", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true")
-            self.run("upload-hub", "hub-upload", status=3)
-            print("   the uploads miss their keys, as they should")
+            self.uploads()
         # Step 5's gate: bad data fail, and are not tried again.
         (self.data / "classified" / "bad.jsonl").write_text("bad\n" * 100)
         failed = self.run("cpu", "nemo-curator-export", status=1)
         assert json.loads(failed.stderr.splitlines()[-1])["status"] == 1, failed.stderr
+
+    def guide(self, checklist):
+        """What README.md shows is what a user will see."""
+        guide = (K8S / "README.md").read_text()
+        shown = {"the checklist": checklist}
+        for args in (["validate", str(self.data / "export")], ["summary", str(self.data)]):
+            shown[args[0]] = self.program.run(args).stdout
+        stats = (self.data / "export" / "dataset_stats.json").read_text().splitlines(keepends=True)
+        shown["dataset_stats.json"] = "".join(stats[:9])
+        counts = {name: (self.data / "export" / f"{name}.jsonl").read_bytes().count(b"\n") for name in ("train", "validation", "test")}
+        shown.update({name: f"  {name}: {count} documents (" for name, count in counts.items()})
+        for name, text in shown.items():
+            assert text and text in guide, f"README.md shows another {name}:\n{text}"
+
+    def uploads(self):
+        """Without a key, and with a server where nobody listens: the arguments are taken, the upload is not made."""
+        nowhere = "http://127.0.0.1:9"
+        s3 = {"S3_BUCKET": "s3://bucket", "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "COLOPHON_ENDPOINT_URL": nowhere}
+        for overlay, name, env in (("upload-s3", "s3-upload", s3), ("upload-hub", "hub-upload", {"HF_ENDPOINT": nowhere})):
+            failed = self.run(overlay, name, status=(2, 3), **env)
+            # The parser of the command line says how a command is used; what failed later does not.
+            assert "Usage:" not in failed.stderr, failed.stderr
+        print("   the uploads miss their keys, as they should")
 
     def workers(self, one_machine):
         job, _ = container_of(self.overlays["indexed"], "nemo-curator-export")
@@ -506,6 +556,8 @@ def main():
         found += [f"with {component}: {problem}" for problem in problems_of(documents, program)]
     found += [f"argo: {problem}" for problem in check_argo(program)]
     found += [f"Dockerfile: {problem}" for problem in check_image()]
+    found += [f"shell.yaml: {problem}" for problem in check_shell(program)]
+    found += [f"README.md: {problem}" for problem in check_guide()]
     if missing := {path.name for path in (K8S / "overlays").iterdir()} - set(OVERLAYS):
         found.append(f"nobody checks {missing}")
     if found:
