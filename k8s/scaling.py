@@ -4,8 +4,8 @@
     scaling.py                 the tables of SCALING.md
     scaling.py --self-test     the model against the simulation, and the page against the model
     scaling.py --write         puts the tables into SCALING.md
-    scaling.py --measure COLOPHON CORPUS [--max-workers N]
-                               measures 1, 2, 4 and 8 worker processes and writes them to SCALING.md
+    benches/workers.py … | scaling.py --measured
+                               puts what was measured of 1, 2, 4 and 8 workers into SCALING.md
 
 Everything that is assumed is a field of `Cluster` or `Job`, with its unit. What comes out is a prediction.
 """
@@ -14,14 +14,11 @@ import argparse
 import dataclasses
 import heapq
 import math
-import os
 import pathlib
 import random
+import re
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 
 PAGE = pathlib.Path(__file__).resolve().parent / "SCALING.md"
 TB = 1e12
@@ -312,32 +309,21 @@ def shares():
     return table(head, rows)
 
 
-def measure(colophon, corpus, most, rounds=5):
-    """Wall seconds of 1, 2, 4 and 8 worker processes of one thread each, at the same time, and of their merge."""
-    rows, alone = [], None
-    total = sum(path.stat().st_size for path in pathlib.Path(corpus).rglob("*.jsonl"))
-    for number in (n for n in (1, 2, 4, 8) if n <= most):
-        taken = []
-        for _ in range(rounds):
-            with tempfile.TemporaryDirectory(dir=pathlib.Path(corpus).resolve().parent) as folder:
-                command = [colophon, "--quiet", "export", "--input-dir", corpus, "--output-dir", f"{folder}/out",
-                           "--threads", "1", "--set", "metadata.curation_date=2024-01-15"]  # fmt: skip
-                begin = time.monotonic()
-                running = [subprocess.Popen([*command, "--worker", f"{i}/{number}"], stdout=subprocess.DEVNULL) for i in range(number)]
-                if any(process.wait() != 0 for process in running):
-                    sys.exit(f"a worker of {number} failed")
-                workers = time.monotonic() - begin
-                begin = time.monotonic()
-                subprocess.run([colophon, "--quiet", "merge", "--output-dir", f"{folder}/out"], check=True, stdout=subprocess.DEVNULL)
-                taken.append((workers, time.monotonic() - begin))
-        workers, merge = (statistics.median(column) for column in zip(*taken))
-        alone = alone or workers
-        cores = len(os.sched_getaffinity(0))
+def measured(report):
+    """The table of benches/workers.py with what the model says: one worker's time over the workers that have a core."""
+    cores = int(re.search(r"(\d+) cores", report)[1])
+    row = re.compile(r"^\| (\d+) \| ([\d.]+) \(([^)]*)\) \| ([\d.]+) \| [^|]* \| ([\d.]+) \([^)]*\) \| ([\d.]+) \|$", re.M)
+    found = [(int(n), float(seconds), spread, rate, merge, merge_rate) for n, seconds, spread, rate, merge, merge_rate in row.findall(report)]
+    if not found or found[0][0] != 1:
+        sys.exit("this is not the report of benches/workers.py, or one worker is missing in it")
+    alone = found[0][1]
+    rows = []
+    for number, seconds, spread, rate, merge, merge_rate in found:
         model = alone / min(number, cores)
-        rows.append([str(number), f"{workers:.2f} s", f"{total / workers / 1e9:.2f} GB/s", f"{alone / workers:.2f}", f"{model:.2f} s", f"{merge:.2f} s"])
-    head = ["workers, one thread each", "seconds", "rate", "× one worker", "model", "merge"]
-    note = f"Medians of {rounds} rounds, {total / 2**20:,.0f} MiB of input, {cores} cores. The model: one worker's time over the workers that have a core."
-    return f"{table(head, rows)}\n\n{note}"
+        rows.append([str(number), f"{seconds:.2f} s ({spread})", f"{rate} GB/s", f"{alone / seconds:.2f}", f"{model:.2f} s", f"{model / seconds - 1:+.0%}", f"{merge} s ({merge_rate} GB/s)"])
+    head = ["workers, one thread each", "seconds (range)", "rate", "× one worker", "model", "model is off by", "merge"]
+    about = report.strip().splitlines()[0]
+    return f"{table(head, rows)}\n\n{about}"
 
 
 def with_section(page, name, text):
@@ -378,6 +364,13 @@ def self_test():
     # The model as a whole, against the simulated cluster.
     for name, _, model, mean, _, most, off in comparison():
         assert abs(off) < 0.04, f"{name}: model {model:.0f} s, simulation {mean:.0f} s"
+    report = (
+        "1.05 GB in made, 2 cores, x86_64, Linux 6.18; seconds: median (range).\n\nOne machine, all cores: 1.07 (1–2) s.\n\n"
+        "| workers | seconds | GB/s | of ideal | merge | merge, GB/s |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| 1 | 2.00 (1.90–2.10) | 0.52 | 1.00 | 0.60 (0.58–0.61) | 1.75 |\n| 4 | 1.10 (1.00–1.20) | 0.95 |  | 0.70 (0.60–0.80) | 1.50 |\n"
+    )  # fmt: skip
+    row = "| 4 | 1.10 s (1.00–1.20) | 0.95 GB/s | 1.82 | 1.00 s | -9% | 0.70 s (1.50 GB/s) |"
+    assert row in measured(report), measured(report)
     page = PAGE.read_text()
     if written(page) != page:
         sys.exit("SCALING.md has other figures than the model: k8s/scaling.py --write")
@@ -388,15 +381,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--measure", nargs=2, metavar=("COLOPHON", "CORPUS"))
-    parser.add_argument("--max-workers", type=int, default=8)
+    parser.add_argument("--measured", action="store_true")
     options = parser.parse_args()
     if options.self_test:
         self_test()
     elif options.write:
         PAGE.write_text(written(PAGE.read_text()))
-    elif options.measure:
-        PAGE.write_text(with_section(PAGE.read_text(), "measured", measure(*options.measure, options.max_workers)))
+    elif options.measured:
+        PAGE.write_text(with_section(PAGE.read_text(), "measured", measured(sys.stdin.read())))
     else:
         print("\n\n".join((predictions(), simulations(), shares())))
 

@@ -287,8 +287,6 @@ def problems_between(overlays):
     job_file = yaml_of(overlays["indexed"], "ConfigMap", "export-job")["data"]["job.toml"]
     if f'output-dir = "{merger["args"][2]}"' not in job_file:
         yield "indexed: the workers write to one folder, the merge looks in another"
-    if "metadata.curation_date" not in job_file:
-        yield "indexed: workers take the date from the clock, and may not agree"
     claim = yaml_of(overlays["indexed"], "PersistentVolumeClaim", CLAIM)
     if claim["spec"]["accessModes"] != ["ReadWriteMany"]:
         yield "indexed: the volume is for one node"
