@@ -284,9 +284,8 @@ def problems_between(overlays):
     # Tries come after 10 s, 20 s and so on, and from the sixth on every 6 minutes at the most often.
     if merge["spec"]["backoffLimit"] * 360 < merge["spec"]["activeDeadlineSeconds"]:
         yield "indexed: the merge's tries are used up before its time"
-    job_file = yaml_of(overlays["indexed"], "ConfigMap", "export-job")["data"]["job.toml"]
-    if f'output-dir = "{merger["args"][2]}"' not in job_file:
-        yield "indexed: the workers write to one folder, the merge looks in another"
+    if merger["args"] != ["merge", *worker["args"][1:]]:
+        yield "indexed: the workers and the merge have different job files"
     claim = yaml_of(overlays["indexed"], "PersistentVolumeClaim", CLAIM)
     if claim["spec"]["accessModes"] != ["ReadWriteMany"]:
         yield "indexed: the volume is for one node"
