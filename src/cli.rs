@@ -3,6 +3,7 @@
 use crate::config::card::CardArgs;
 use crate::config::{self, ExportArgs, ExportConfig, JOB_INDEX, JobFile, LogFormat, MergeArgs, RunArgs};
 use crate::demo;
+use crate::domain::ledger::Ledger;
 use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show};
 use crate::input::{Encoding, Shard, share};
@@ -12,6 +13,8 @@ use crate::pipeline::engine::engine;
 use crate::pipeline::export::{self, find_input};
 use crate::pipeline::stop::Stop;
 use crate::pipeline::{inspect, merge, plan, verify, worker};
+use crate::report::metrics::Metrics;
+use crate::report::progress::Display;
 use crate::report::{self, devices, progress, summary, text};
 use crate::write::part;
 
@@ -19,6 +22,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -53,6 +57,18 @@ struct Global {
     /// More messages
     #[arg(long, short, global = true, env = "COLOPHON_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
     verbose: bool,
+
+    /// Write figures for Prometheus to this file, every two seconds and at the end
+    #[arg(long, global = true, env = "COLOPHON_METRICS_FILE", value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
+
+    /// Serve figures for Prometheus at this address, such as 0.0.0.0:9464, under /metrics
+    #[arg(long, global = true, env = "COLOPHON_METRICS_ADDR", value_name = "IP:PORT")]
+    metrics_addr: Option<SocketAddr>,
+
+    /// Where the figures go, from when the command begins.
+    #[arg(skip)]
+    metrics: Metrics,
 }
 
 impl Cli {
@@ -73,7 +89,39 @@ impl Global {
             log_format: self.log_format.or(file.messages.log_format),
             quiet: self.quiet || file.messages.quiet,
             verbose: self.verbose || file.messages.verbose,
+            metrics_file: self.metrics_file.clone().or_else(|| file.messages.metrics_file.clone()),
+            metrics_addr: self.metrics_addr.or(file.messages.metrics_addr),
+            metrics: self.metrics.clone(),
         }
+    }
+
+    /// Runs `job`, which is to process `total` bytes if that is known, and tells meanwhile how far it has come.
+    fn watch<T>(&self, progress: &Progress, total: Option<u64>, job: impl FnOnce() -> T) -> T {
+        let display = match (self.quiet, self.log_format) {
+            (true, _) => Display::None,
+            (_, Some(LogFormat::Json)) => Display::Lines,
+            _ if io::stderr().is_terminal() => Display::Bar,
+            _ => Display::Lines,
+        };
+        progress::shown(display, &self.metrics, progress, total, job)
+    }
+
+    /// The last word of an export that went well; each of the ledger's numbers has a field of its own.
+    fn log_end(&self, ledger: &Ledger) {
+        self.metrics.note_ledger(ledger);
+        let Ledger { lines, blank, rejected, filtered, duplicates, sampled_out, exported, repeats } = *ledger;
+        tracing::info!(
+            status = 0,
+            lines,
+            blank,
+            rejected,
+            filtered,
+            duplicates,
+            sampled_out,
+            exported,
+            repeats,
+            "Done: {ledger}"
+        );
     }
 }
 
@@ -143,6 +191,22 @@ enum Command {
     Devices,
 }
 
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Export { .. } => "export",
+            Command::Plan { .. } => "plan",
+            Command::Merge { .. } => "merge",
+            Command::Validate { .. } => "validate",
+            Command::Stats { .. } => "stats",
+            Command::Verify { .. } => "verify",
+            Command::Summary { .. } => "summary",
+            Command::Demo { .. } => "demo",
+            Command::Devices => "devices",
+        }
+    }
+}
+
 /// Parses the process's arguments, runs the command and gives the exit status.
 pub fn main() -> u8 {
     let cli: Cli = match config::parse() {
@@ -157,18 +221,23 @@ pub fn main() -> u8 {
         Ok(file) => (file.unwrap_or_default(), None),
         Err(error) => (JobFile::default(), Some(error)),
     };
-    let global = cli.global.or(&file);
+    let mut global = cli.global.or(&file);
     start_log(&global);
     warn_of_unknown_variables();
-    let outcome = failure.map_or_else(|| run(&cli.command, &global, file.export), Err);
+    let outcome = failure.map_or(Ok(()), Err).and_then(|()| {
+        global.metrics = Metrics::start(cli.command.name(), global.metrics_file.as_deref(), global.metrics_addr)?;
+        run(&cli.command, &global, file.export)
+    });
     let outcome = outcome.and_then(|outcome| outcome.print(&global).map(|()| outcome.sound));
-    match outcome {
+    let status = match outcome {
         Ok(sound) => u8::from(!sound),
         Err(error) => {
             tracing::error!(status = error.status(), "{error}");
             error.status()
         }
-    }
+    };
+    global.metrics.end(status);
+    status
 }
 
 fn start_log(global: &Global) {
@@ -265,7 +334,11 @@ impl Outcome {
     fn print(&self, global: &Global) -> Result<()> {
         let json;
         let text = if global.json {
-            json = pretty(&self.json);
+            // A container's log has both streams in it: what reads a JSON object a line reads this one, too.
+            json = match global.log_format {
+                Some(LogFormat::Json) => format!("{}\n", self.json),
+                Some(LogFormat::Text) | None => pretty(&self.json),
+            };
             &json
         } else {
             &self.text
@@ -328,8 +401,8 @@ fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome
     let state = Progress::default();
     let engine = engine(&config.run, bytes)?;
     let export = || worker::export(&config, &shards, (share, pieces), &engine, &state, &stop);
-    let report = progress::shown(global.quiet, &state, is_plain.then_some(bytes), export)?;
-    tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
+    let report = global.watch(&state, is_plain.then_some(bytes), export)?;
+    global.log_end(&report.ledger);
     let text = text::part(&report, start.elapsed().as_secs_f64());
     Ok(Outcome { json: report.to_json(), text, sound: true })
 }
@@ -341,14 +414,14 @@ fn run_merge(global: &Global, args: &MergeArgs, file: ExportArgs) -> Result<Outc
     tracing::info!("Merging the parts in {}", show(&config.output));
     let state = Progress::default();
     let total = merge::total(&config.output);
-    let report = progress::shown(global.quiet, &state, total, || merge::merge(&config, &state, &stop))?;
-    Ok(exported(&report, start))
+    let report = global.watch(&state, total, || merge::merge(&config, &state, &stop))?;
+    Ok(exported(global, &report, start))
 }
 
 /// What an export came to.
-fn exported(report: &Report, start: Instant) -> Outcome {
+fn exported(global: &Global, report: &Report, start: Instant) -> Outcome {
     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    tracing::info!(ledger = %json!(report.ledger), "Done: {}", report.ledger);
+    global.log_end(&report.ledger);
     Outcome { json: report.to_json(), text: text::export(report, start.elapsed().as_secs_f64()), sound: true }
 }
 
@@ -365,8 +438,8 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let state = Progress::default();
     let engine = engine(&config.run, shards.iter().map(|shard| shard.bytes).sum())?;
     let export = || export::export(config, &shards, &engine, &state, &stop);
-    let report = progress::shown(global.quiet, &state, total, export)?;
-    Ok(exported(&report, start))
+    let report = global.watch(&state, total, export)?;
+    Ok(exported(global, &report, start))
 }
 
 fn run_plan(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {
@@ -381,7 +454,7 @@ fn run_plan(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outc
     let shards = find_input(&config)?;
     let state = Progress::default();
     let total = bytes_of(shards.iter());
-    let report = progress::shown(global.quiet, &state, total, || plan::plan(&config, &shards, &state, &stop))?;
+    let report = global.watch(&state, total, || plan::plan(&config, &shards, &state, &stop))?;
     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     report.failures.iter().for_each(|failure| tracing::error!("the export would fail: {failure}"));
     let sound = report.failures.is_empty();
@@ -399,7 +472,7 @@ fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<Out
     let state = Progress::default();
     let validate = |group| inspect::validate(group, &engine, &run, &state, &stop);
     let all = || groups.iter().map(validate).collect::<Result<Vec<_>>>();
-    let validations = progress::shown(global.quiet, &state, total(&groups), all)?;
+    let validations = global.watch(&state, total(&groups), all)?;
     let sound = validations.iter().all(inspect::Validation::passed);
     let splits: String = validations.iter().map(text::validation).collect();
     let reports: Vec<Value> = validations.iter().map(inspect::Validation::to_json).collect();
@@ -440,7 +513,7 @@ fn run_stats(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> {
     let total = total(&groups);
     let engine = engine(&run, bytes(&groups))?;
     let count = || inspect::stats(folder, &engine, &run, &state, &stop);
-    let (stats, rejected) = progress::shown(global.quiet, &state, total, count)?;
+    let (stats, rejected) = global.watch(&state, total, count)?;
     if rejected > 0 {
         tracing::warn!("{rejected} lines are no documents and were not counted; colophon validate says why");
     }
@@ -459,12 +532,12 @@ fn run_verify(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> 
     let engine = engine(&run, total.unwrap_or_default())?;
     let state = Progress::default();
     let verify = || verify::verify(folder, &engine, &run, &state, &stop);
-    let report = progress::shown(global.quiet, &state, total, verify)?;
+    let report = global.watch(&state, total, verify)?;
     Ok(Outcome { json: report.to_json(), text: text::verification(&report), sound: report.passed() })
 }
 
 fn run_summary(folder: &Path) -> Result<Outcome> {
-    let stages = summary::count(folder)?;
+    let stages = summary::count(folder, &Stop::on_signals()?)?;
     Ok(Outcome { json: summary::to_json(&stages), text: summary::table(&stages), sound: true })
 }
 

@@ -18,6 +18,7 @@ use select::{Base, SelectArgs};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub mod card;
@@ -416,7 +417,7 @@ pub struct JobFile {
 }
 
 /// The options of every command, as a job file has them.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Messages {
     /// `--json`.
@@ -427,6 +428,10 @@ pub struct Messages {
     pub quiet: bool,
     /// `--verbose`.
     pub verbose: bool,
+    /// `--metrics-file`.
+    pub metrics_file: Option<PathBuf>,
+    /// `--metrics-addr`.
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 impl JobFile {
@@ -454,8 +459,19 @@ impl JobFile {
 }
 
 /// The keys that a job file can have beside the flags.
-const FILE_KEYS: [&str; 9] =
-    ["field", "filter", "constants", "default-constants", "card", "json", "log-format", "quiet", "verbose"];
+const FILE_KEYS: [&str; 11] = [
+    "field",
+    "filter",
+    "constants",
+    "default-constants",
+    "card",
+    "json",
+    "log-format",
+    "quiet",
+    "verbose",
+    "metrics-file",
+    "metrics-addr",
+];
 
 /// Names the first unknown key, with the known one that looks most like it.
 fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {

@@ -36,6 +36,18 @@ impl Ledger {
         self.lines - self.blank
     }
 
+    /// What can become of a line, with how many lines it became of.
+    pub fn fates(&self) -> [(&'static str, u64); 6] {
+        [
+            ("blank", self.blank),
+            ("rejected", self.rejected),
+            ("filtered", self.filtered),
+            ("duplicate", self.duplicates),
+            ("sampled_out", self.sampled_out),
+            ("exported", self.exported),
+        ]
+    }
+
     /// Adds another ledger.
     pub fn merge(&mut self, other: &Ledger) {
         self.lines += other.lines;

@@ -159,6 +159,10 @@ impl Work for Collect<'_> {
         ScanJob { schema: &self.config.schema, seed: self.config.selection.seed, hash: true }
     }
 
+    fn progress(&self) -> Option<&Progress> {
+        Some(self.progress)
+    }
+
     fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<ChunkRows> {
         let mut found = ChunkRows { shard: chunk.shard, offset: chunk.offset, ..ChunkRows::default() };
         self.lines(&chunk, &with_long_line(&chunk, rows, &self.job()), local, &mut found);

@@ -345,6 +345,10 @@ impl Work for Export<'_> {
         ScanJob { schema: &self.config.schema, seed: self.config.selection.seed, hash: true }
     }
 
+    fn progress(&self) -> Option<&Progress> {
+        Some(self.progress)
+    }
+
     fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<Done> {
         let splits = self
             .config
@@ -373,6 +377,7 @@ impl Work for Export<'_> {
         chunk.check()?;
         let ledger = &local.tally.ledger;
         self.progress.add(chunk.len() as u64, ledger.exported - documents, ledger.rejected - rejected);
+        done.rejects.iter().for_each(|reject| self.progress.reject(reject.reason));
         if !done.rejects.is_empty() {
             done.chunk = Some(chunk);
         }

@@ -253,6 +253,10 @@ impl Work for Validate<'_> {
         ScanJob { schema: &self.schema, seed: 0, hash: false }
     }
 
+    fn progress(&self) -> Option<&Progress> {
+        Some(self.progress)
+    }
+
     fn process(&self, local: &mut ValidateLocal, chunk: Chunk, rows: &Rows) -> Result<ChunkErrors> {
         let rows = with_long_line(&chunk, rows, &self.job());
         let mut done = ChunkErrors { shard: chunk.shard, lines: rows.rows.len() as u64, first: Vec::new() };
@@ -262,6 +266,9 @@ impl Work for Validate<'_> {
                 continue;
             }
             local.documents += 1;
+            if let Verdict::Rejected(reason) = row.verdict() {
+                self.progress.reject(reason);
+            }
             let line = if chunk.is_too_long_for_rows() { &chunk[..] } else { row.line(&chunk) };
             let (found, chars) = self.line(row, spans, line);
             if let Some(chars) = chars {
@@ -473,9 +480,13 @@ impl Work for Count<'_> {
         ScanJob { schema: self.schema, seed: 0, hash: false }
     }
 
+    fn progress(&self) -> Option<&Progress> {
+        Some(self.progress)
+    }
+
     fn process(&self, local: &mut CountLocal, chunk: Chunk, rows: &Rows) -> Result<()> {
         let rows = with_long_line(&chunk, rows, &self.job());
-        let exported = local.ledger.exported;
+        let (exported, rejected) = (local.ledger.exported, local.ledger.rejected);
         for (row, spans) in rows.iter() {
             local.ledger.lines += 1;
             match row.verdict() {
@@ -483,6 +494,7 @@ impl Work for Count<'_> {
                 Verdict::Rejected(reason) => {
                     local.ledger.rejected += 1;
                     local.rejects.add(reason);
+                    self.progress.reject(reason);
                 }
                 Verdict::Document => {
                     local.ledger.exported += 1;
@@ -492,7 +504,7 @@ impl Work for Count<'_> {
             }
         }
         chunk.check()?;
-        self.progress.add(chunk.len() as u64, local.ledger.exported - exported, 0);
+        self.progress.add(chunk.len() as u64, local.ledger.exported - exported, local.ledger.rejected - rejected);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! cache. A GPU that fails gives its chunks back, and the cores scan them.
 
 use super::stop::Stop;
+use crate::domain::reason::Reason;
 use crate::domain::row::Rows;
 use crate::error::{Error, Result};
 use crate::input::{Chunk, Cutter};
@@ -36,6 +37,11 @@ pub trait Work: Sync {
 
     /// What to scan for.
     fn job(&self) -> ScanJob<'_>;
+
+    /// Where to note what GPUs scanned, if anywhere.
+    fn progress(&self) -> Option<&Progress> {
+        None
+    }
 
     /// Processes a chunk with its rows; any number at the same time, in any order. A chunk that is too long
     /// for rows comes without.
@@ -76,6 +82,10 @@ pub struct Progress {
     pub documents: AtomicU64,
     /// Lines rejected.
     pub rejected: AtomicU64,
+    /// Of the bytes, those that GPUs scanned.
+    pub gpu_bytes: AtomicU64,
+    /// Lines rejected for each reason, in the order of [`Reason::ALL`].
+    pub rejects: [AtomicU64; Reason::ALL.len()],
 }
 
 impl Progress {
@@ -84,6 +94,11 @@ impl Progress {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.documents.fetch_add(documents, Ordering::Relaxed);
         self.rejected.fetch_add(rejected, Ordering::Relaxed);
+    }
+
+    /// Notes why a line was rejected.
+    pub fn reject(&self, reason: Reason) {
+        self.rejects[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -388,6 +403,9 @@ impl<W: Work> Scheduler<'_, W> {
             for (ticket, rows) in polled.rows {
                 if let Some(chunk) = board.away.remove(&ticket) {
                     self.session.note_gpu_bytes(chunk.len());
+                    if let Some(progress) = self.work.progress() {
+                        progress.gpu_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    }
                     board.scanned.insert(ticket, (chunk, rows));
                 }
             }

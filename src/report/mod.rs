@@ -5,6 +5,7 @@ pub mod croissant;
 pub mod dataset;
 pub mod devices;
 mod markdown;
+pub mod metrics;
 pub mod plan;
 mod plot;
 pub mod progress;

@@ -1,8 +1,8 @@
-//! Progress on standard error: a bar on a terminal, else a line every few seconds.
+//! Progress on standard error: a bar on a terminal, else a line every few seconds. And the figures for Prometheus.
 
+use super::metrics::{self, Metrics};
 use crate::pipeline::Progress;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,28 +11,57 @@ const FRAME: Duration = Duration::from_millis(100);
 /// How often a line is written where there is no terminal.
 const LINE: Duration = Duration::from_secs(5);
 
-/// Runs `job` while its progress towards `total` bytes is shown. `total` is `None` where the end
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Display {
+    /// Not at all.
+    None,
+    /// A bar on the terminal.
+    Bar,
+    /// A message every few seconds.
+    Lines,
+}
+
+/// Runs `job` while its progress towards `total` bytes is shown and noted. `total` is `None` where the end
 /// is not known (compressed input).
-pub fn shown<T>(quiet: bool, progress: &Progress, total: Option<u64>, job: impl FnOnce() -> T) -> T {
-    if quiet {
-        return job();
-    }
+pub fn shown<T>(
+    display: Display,
+    metrics: &Metrics,
+    progress: &Progress,
+    total: Option<u64>,
+    job: impl FnOnce() -> T,
+) -> T {
     let ended = AtomicBool::new(false);
-    // The job may panic; the watcher must end all the same.
-    struct End<'a>(&'a AtomicBool, std::thread::Thread);
+    // The job may panic; the watchers must end all the same.
+    struct End<'a>(&'a AtomicBool, Vec<std::thread::Thread>);
     impl Drop for End<'_> {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Relaxed);
-            self.1.unpark();
+            self.1.iter().for_each(std::thread::Thread::unpark);
         }
     }
-    std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            if std::io::stderr().is_terminal() { bar(&ended, progress, total) } else { lines(&ended, progress, total) }
-        });
-        let _end = End(&ended, watcher.thread().clone());
+    let result = std::thread::scope(|scope| {
+        let mut end = End(&ended, Vec::new());
+        let ended = &ended;
+        match display {
+            Display::None => {}
+            Display::Bar => end.1.push(scope.spawn(move || bar(ended, progress, total)).thread().clone()),
+            Display::Lines => end.1.push(scope.spawn(move || lines(ended, progress, total)).thread().clone()),
+        }
+        if metrics.is_on() {
+            end.1.push(scope.spawn(move || note(ended, metrics, progress, total)).thread().clone());
+        }
         job()
-    })
+    });
+    metrics.note_end(progress, total);
+    result
+}
+
+fn note(ended: &AtomicBool, metrics: &Metrics, progress: &Progress, total: Option<u64>) {
+    while !ended.load(Ordering::Relaxed) {
+        metrics.note(progress, total);
+        std::thread::park_timeout(metrics::INTERVAL);
+    }
 }
 
 fn bar(ended: &AtomicBool, progress: &Progress, total: Option<u64>) {
@@ -79,6 +108,8 @@ fn lines(ended: &AtomicBool, progress: &Progress, total: Option<u64>) {
             bytes,
             documents,
             rejected,
+            gpu_bytes = progress.gpu_bytes.load(Ordering::Relaxed),
+            total_bytes = total,
             bytes_per_second = rate as u64,
             seconds_left = left.map(|s| s as u64),
             "{} done, {}/s, {}",

@@ -2,6 +2,7 @@
 
 use crate::error::{Context, Result};
 use crate::input::{Encoding, unpacked};
+use crate::pipeline::stop::Stop;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Read;
@@ -30,20 +31,20 @@ pub struct Stage {
 /// Counts the stages below a folder. A stage whose folder is missing has no documents.
 ///
 /// # Errors
-/// If the data folder or a shard cannot be read.
-pub fn count(data: &Path) -> Result<Vec<Stage>> {
+/// If the data folder or a shard cannot be read, or the run was asked to stop.
+pub fn count(data: &Path, stop: &Stop) -> Result<Vec<Stage>> {
     fs::read_dir(data).context(data, "read the folder")?;
     STAGES
         .iter()
         .map(|&(name, folder, description)| {
-            let documents = lines_in_folder(&data.join(folder))?;
+            let documents = lines_in_folder(&data.join(folder), stop)?;
             Ok(Stage { name, folder, description, documents })
         })
         .collect()
 }
 
 /// Lines of the shards directly in a folder, hidden ones left out.
-fn lines_in_folder(folder: &Path) -> Result<u64> {
+fn lines_in_folder(folder: &Path, stop: &Stop) -> Result<u64> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         entries => entries.context(folder, "read the folder")?,
@@ -53,19 +54,20 @@ fn lines_in_folder(folder: &Path) -> Result<u64> {
         let path = entry.context(folder, "read the folder")?.path();
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if let (Some(encoding), false) = (Encoding::of(&path), hidden || path.is_dir()) {
-            lines += lines_in_file(&path, encoding).context(&path, "read the shard")?;
+            lines += lines_in_file(&path, encoding, stop)?;
         }
     }
     Ok(lines)
 }
 
 /// Lines of a file; the last line feed may be missing.
-fn lines_in_file(path: &Path, encoding: Encoding) -> std::io::Result<u64> {
-    let mut bytes = unpacked(path, encoding)?;
+fn lines_in_file(path: &Path, encoding: Encoding, stop: &Stop) -> Result<u64> {
+    let mut bytes = unpacked(path, encoding).context(path, "read the shard")?;
     let mut buffer = vec![0; 256 << 10];
     let (mut lines, mut last) = (0, b'\n');
     loop {
-        let read = bytes.read(&mut buffer)?;
+        stop.check()?;
+        let read = bytes.read(&mut buffer).context(path, "read the shard")?;
         let Some(end) = buffer[..read].last() else { return Ok(lines + u64::from(last != b'\n')) };
         last = *end;
         lines += memchr::memchr_iter(b'\n', &buffer[..read]).count() as u64;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{Read, Seek};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -225,6 +225,14 @@ impl Running {
 
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&mut self) -> String {
+        // The file's position is the program's, too: reading from it elsewhere leaves it alone.
+        let mut bytes = vec![0; self.stderr.metadata().expect("a file").len() as usize];
+        self.stderr.read_exact_at(&mut bytes, 0).expect("what the program wrote");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Lets it run until `condition` holds, which has to happen before it ends.

@@ -8,6 +8,7 @@ mod export;
 mod faults;
 mod harness;
 mod hostile;
+mod metrics;
 mod options;
 mod oracle;
 mod reports;
