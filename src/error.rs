@@ -100,20 +100,17 @@ pub fn show(path: &Path) -> String {
     })
 }
 
-/// The path that [`show`] gave this text for.
-pub fn unshown(text: &str) -> PathBuf {
+/// The path that [`show`] made this of; `None` if it made it of none.
+pub fn unshow(shown: &str) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("\\x") {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        let code = rest.get(at + 2..at + 4).and_then(|code| u8::from_str_radix(code, 16).ok());
-        // `show` leaves no backslash that stands for itself.
-        bytes.extend(code);
-        rest = rest.get(at + 4..).unwrap_or_default();
+    let mut parts = shown.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.strip_prefix('x')?.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
     }
-    bytes.extend_from_slice(rest.as_bytes());
-    OsString::from_vec(bytes).into()
+    Some(OsString::from_vec(bytes).into())
 }
 
 fn escaped(byte: u8) -> String {
@@ -138,13 +135,17 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStringExt;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
 
     #[test]
-    fn a_shown_path_says_which_it_was() {
-        for bytes in [&b"a/b c.jsonl"[..], b"\\x41", b"x\x00\xff\xfey\n", "中\u{85}é".as_bytes(), b"\\", b""] {
-            let path = PathBuf::from(OsString::from_vec(bytes.to_vec()));
-            assert_eq!(unshown(&show(&path)), path, "{}", show(&path));
+    fn a_shown_path_leads_back() {
+        for bytes in [&b"a/b.jsonl"[..], b"\xFF\xFEx", "ü\n\\x41".as_bytes(), b"", b"\\"] {
+            let path = Path::new(OsStr::from_bytes(bytes));
+            assert_eq!(unshow(&show(path)).as_deref(), Some(path));
+        }
+        for bad in ["a\\", "\\x4", "\\y41", "\\xG0", "\\xü"] {
+            assert_eq!(unshow(bad), None, "{bad}");
         }
     }
 }

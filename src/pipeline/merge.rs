@@ -18,7 +18,7 @@ use crate::config::{ExportArgs, ExportConfig, MergeConfig};
 use crate::domain::manifest::{InputFile, Manifest};
 use crate::domain::part::{FoundShard, Part, input_difference};
 use crate::domain::share::Share;
-use crate::error::{Context, Error, Result, show, unshown};
+use crate::error::{Context, Error, Result, show, unshow};
 use crate::input::{Encoding, Shard, Stamp, discover};
 use crate::select::spill::Spill;
 use crate::write::output::{Outputs, Proof};
@@ -111,7 +111,7 @@ fn finished(stage: &Stage) -> Result<Report> {
 
 /// A shard as it was found, wherever it lies by now.
 fn shard(found: &FoundShard) -> Shard {
-    let name = unshown(&found.path);
+    let name = unshow(&found.path).unwrap_or_else(|| found.path.clone().into());
     let encoding = Encoding::of(&name).unwrap_or(Encoding::Plain);
     Shard { path: name.clone(), name, encoding, bytes: found.bytes }
 }

@@ -1,4 +1,4 @@
-//! The commands that read a corpus: each puts the stages together and runs them on all cores.
+//! The commands that work on a corpus: each puts the stages together and runs them.
 
 mod collect;
 pub mod conclude;
@@ -12,7 +12,8 @@ pub mod plan;
 mod scheduler;
 pub mod stop;
 mod texts;
+pub mod upload;
 pub mod verify;
 pub mod worker;
 
-pub use scheduler::Progress;
+pub use scheduler::{Counted, Progress};

@@ -78,7 +78,7 @@ pub trait Work: Sync {
 pub struct Progress {
     /// Bytes (unpacked) of the input that were processed.
     pub bytes: AtomicU64,
-    /// Documents found.
+    /// Documents found, or files done with.
     pub documents: AtomicU64,
     /// Lines rejected.
     pub rejected: AtomicU64,
@@ -86,9 +86,26 @@ pub struct Progress {
     pub gpu_bytes: AtomicU64,
     /// Lines rejected for each reason, in the order of [`Reason::ALL`].
     pub rejects: [AtomicU64; Reason::ALL.len()],
+    /// What `documents` counts.
+    pub counted: Counted,
+}
+
+/// What is counted beside the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counted {
+    /// Documents.
+    #[default]
+    Documents,
+    /// Files.
+    Files,
 }
 
 impl Progress {
+    /// That of files.
+    pub fn of_files() -> Progress {
+        Progress { counted: Counted::Files, ..Progress::default() }
+    }
+
     /// Notes a chunk.
     pub fn add(&self, bytes: u64, documents: u64, rejected: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

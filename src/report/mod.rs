@@ -12,4 +12,5 @@ pub mod progress;
 mod recipe;
 pub mod summary;
 pub mod text;
+pub mod upload;
 mod yaml;

@@ -1,7 +1,7 @@
 //! Progress on standard error: a bar on a terminal, else a line every few seconds. And the figures for Prometheus.
 
 use super::metrics::{self, Metrics};
-use crate::pipeline::Progress;
+use crate::pipeline::{Counted, Progress};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -84,6 +84,9 @@ fn style(template: &str) -> ProgressStyle {
 
 fn counts(progress: &Progress) -> String {
     let documents = super::summary::thousands(progress.documents.load(Ordering::Relaxed));
+    if progress.counted == Counted::Files {
+        return format!("{documents} files");
+    }
     match progress.rejected.load(Ordering::Relaxed) {
         0 => format!("{documents} documents"),
         rejected => format!("{documents} documents, {} rejected", super::summary::thousands(rejected)),

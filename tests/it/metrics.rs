@@ -233,9 +233,9 @@ fn a_log_for_machines_ends_with_the_ledger() {
 #[test]
 fn a_log_for_machines_has_progress() {
     let dir = Dir::new();
-    let run = at_work(&dir, 16, &["--log-format", "json"]);
+    let mut run = at_work(&dir, 16, &["--log-format", "json"]);
     // Progress is due every five seconds; a run that holds still meanwhile need not be long.
-    run.pause();
+    assert!(run.pause(), "it ended before it could be stopped");
     std::thread::sleep(Duration::from_secs(6));
     run.resume();
     let run = run.wait().status(0);
