@@ -14,4 +14,5 @@ mod reports;
 mod scanners;
 mod selection;
 mod stopping;
+mod upload;
 mod verify;

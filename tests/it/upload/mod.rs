@@ -1,0 +1,4 @@
+//! Uploads, to servers on loopback.
+
+mod hub_client;
+mod hub_server;
