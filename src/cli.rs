@@ -1,6 +1,7 @@
 //! The command line: what there is, and what each command does with the rest of the program.
 
 use crate::config::card::CardArgs;
+use crate::config::upload::{UploadArgs, UploadConfig};
 use crate::config::{self, ExportArgs, ExportConfig, JobFile, LogFormat, RunArgs};
 use crate::demo;
 use crate::error::{Context, Error, Result, show};
@@ -9,7 +10,8 @@ use crate::pipeline::Progress;
 use crate::pipeline::engine::engine;
 use crate::pipeline::export::{self, find_input};
 use crate::pipeline::stop::Stop;
-use crate::pipeline::{inspect, plan, verify};
+use crate::pipeline::{inspect, plan, upload, verify};
+use crate::publish::receipt::Receipt;
 use crate::report::{self, devices, progress, summary, text};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -56,7 +58,8 @@ impl Cli {
     /// The job file, for the command that has one.
     fn job(&self) -> Option<&Path> {
         match &self.command {
-            Command::Export { job, .. } | Command::Plan { job, .. } => job.as_deref(),
+            Command::Export { job, .. } | Command::Plan { job, .. } | Command::Upload { job, .. } => job.as_deref(),
+            Command::Run { job } => Some(job),
             _ => None,
         }
     }
@@ -116,6 +119,28 @@ enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
+    /// Send a finished export to S3 or to the Hugging Face Hub; it is verified first
+    Upload {
+        /// Folder of the export [default: output-dir of the job file]
+        #[arg(value_name = "DIR", required_unless_present = "job")]
+        folder: Option<PathBuf>,
+        /// s3://BUCKET/PREFIX or hf://datasets/OWNER/NAME[@BRANCH] [default: target of the job file]
+        #[arg(value_name = "TARGET", env = "COLOPHON_TARGET")]
+        target: Option<String>,
+        #[command(flatten)]
+        args: Box<UploadArgs>,
+        #[command(flatten)]
+        run: RunArgs,
+        /// Job file (TOML) with any of these options in its table [upload]
+        #[arg(long, env = "COLOPHON_JOB", value_name = "FILE")]
+        job: Option<PathBuf>,
+    },
+    /// Export, verify, upload and show the summary, as a job file says
+    Run {
+        /// Job file (TOML)
+        #[arg(value_name = "JOB.toml", env = "COLOPHON_JOB")]
+        job: PathBuf,
+    },
     /// Show how many documents each stage of the pipeline left
     Summary {
         /// Folder with the stages
@@ -149,7 +174,7 @@ pub fn main() -> u8 {
     let global = cli.global.or(&file);
     start_log(&global);
     warn_of_unknown_variables();
-    let outcome = failure.map_or_else(|| run(&cli.command, &global, file.export), Err);
+    let outcome = failure.map_or_else(|| run(&cli.command, &global, file), Err);
     let outcome = outcome.and_then(|outcome| outcome.print(&global).map(|()| outcome.sound));
     match outcome {
         Ok(sound) => u8::from(!sound),
@@ -270,10 +295,15 @@ impl Outcome {
     }
 }
 
-fn run(command: &Command, global: &Global, file: ExportArgs) -> Result<Outcome> {
+fn run(command: &Command, global: &Global, file: JobFile) -> Result<Outcome> {
     match command {
-        Command::Export { args, .. } => run_export(global, args, file),
-        Command::Plan { args, .. } => run_plan(global, args, file),
+        Command::Export { args, .. } => run_export(global, args, file.export),
+        Command::Plan { args, .. } => run_plan(global, args, file.export),
+        Command::Upload { folder, target, args, run, .. } => {
+            let args = UploadArgs { target: target.clone(), ..(**args).clone() };
+            run_upload(global, folder.as_deref(), args, run, file)
+        }
+        Command::Run { .. } => run_job(global, file),
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
         Command::Verify { folder, run } => run_verify(global, folder, run),
@@ -398,6 +428,119 @@ fn run_verify(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> 
     let verify = || verify::verify(folder, &engine, &run, &state, &stop);
     let report = progress::shown(global.quiet, &state, total, verify)?;
     Ok(Outcome { json: report.to_json(), text: text::verification(&report), sound: report.passed() })
+}
+
+fn run_upload(
+    global: &Global,
+    folder: Option<&Path>,
+    args: UploadArgs,
+    run: &RunArgs,
+    file: JobFile,
+) -> Result<Outcome> {
+    let config = args.or(file.upload.unwrap_or_default()).check(&run.clone().or(file.export.run))?;
+    upload::check_feature(&config.target)?;
+    let Some(folder) = folder.map(Path::to_owned).or(file.export.output_dir) else {
+        return Err(Error::Usage("the folder is missing: name it, or write output-dir in the job file".into()));
+    };
+    let stop = Stop::on_signals()?;
+    let published = publish(global, &folder, &config, &stop)?;
+    Ok(match published {
+        Published::Unsound(report) => {
+            tracing::error!("{} is not sound: nothing was uploaded", show(&folder));
+            Outcome { json: json!({ "verify": report.to_json() }), text: text::verification(&report), sound: false }
+        }
+        Published::Sent { receipt, .. } => {
+            Outcome { json: json!(receipt), text: report::upload::text(&receipt), sound: true }
+        }
+    })
+}
+
+/// What became of an upload.
+enum Published {
+    /// Nothing: the export is not sound.
+    Unsound(verify::Report),
+    /// It was sent.
+    Sent {
+        /// What was verified, if it was.
+        verified: Option<verify::Report>,
+        /// What was sent.
+        receipt: Box<Receipt>,
+    },
+}
+
+/// Verifies an export and sends it.
+fn publish(global: &Global, folder: &Path, config: &UploadConfig, stop: &Stop) -> Result<Published> {
+    let content = upload::content(folder)?;
+    let total = if config.verify { verify::total(folder) } else { Some(content.bytes()) };
+    let engine = config.verify.then(|| engine(&config.run, total.unwrap_or_default())).transpose()?;
+    tracing::info!("{} {}", if config.verify { "Verifying" } else { "Reading" }, show(folder));
+    let state = Progress::default();
+    let check = || upload::verify(folder, &content, engine.as_ref(), config, &state, stop);
+    let verified = progress::shown(global.quiet, &state, total, check)?;
+    drop(engine);
+    match verified {
+        Some(report) if !report.passed() => return Ok(Published::Unsound(report)),
+        _ => {}
+    }
+    let bytes = content.bytes();
+    tracing::info!(
+        "{} {} files ({}) to {}",
+        if config.options.dry_run { "Comparing" } else { "Uploading" },
+        content.files.len(),
+        indicatif::HumanBytes(bytes),
+        config.target
+    );
+    let state = Progress::of_files();
+    let send = || upload::send(&content, config, &state, stop);
+    let receipt = progress::shown(global.quiet, &state, Some(bytes), send)?;
+    Ok(Published::Sent { verified, receipt: Box::new(receipt) })
+}
+
+/// Export, verify, upload, summary. All options are checked before the first step begins.
+fn run_job(global: &Global, file: JobFile) -> Result<Outcome> {
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let run = file.export.run.clone();
+    let config = ExportConfig::new(file.export, &today)?;
+    let upload = file.upload.map(|args| args.check(&run)).transpose()?;
+    if let Some(upload) = &upload {
+        upload::check_feature(&upload.target)?;
+    }
+    let exported = export(global, &config)?;
+    let mut json = serde_json::Map::from_iter([("export".to_owned(), exported.json)]);
+    let mut text = exported.text;
+    let sound;
+    match upload {
+        None => {
+            let verified = run_verify(global, &config.output, &run)?;
+            sound = verified.sound;
+            json.insert("verify".into(), verified.json);
+            text += &format!("\n{}", verified.text);
+        }
+        // The upload verifies first, so that it is done once.
+        Some(upload) => {
+            let stop = Stop::on_signals()?;
+            let published = publish(global, &config.output, &upload, &stop)?;
+            let (verified, receipt) = match published {
+                Published::Unsound(report) => (Some(report), None),
+                Published::Sent { verified, receipt } => (verified, Some(receipt)),
+            };
+            sound = receipt.is_some();
+            if let Some(report) = verified {
+                json.insert("verify".into(), report.to_json());
+                text += &format!("\n{}", text::verification(&report));
+            }
+            if let Some(receipt) = receipt {
+                json.insert("upload".into(), json!(receipt));
+                text += &format!("\n{}", report::upload::text(&receipt));
+            }
+        }
+    }
+    if let Some(summary) = file.summary.filter(|_| sound) {
+        let summary = run_summary(&summary.data_dir)?;
+        json.insert("summary".into(), summary.json);
+        text += &format!("\n{}", summary.text);
+    }
+    Ok(Outcome { json: json.into(), text, sound })
 }
 
 fn run_summary(folder: &Path) -> Result<Outcome> {

@@ -18,9 +18,11 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use upload::UploadArgs;
 
 pub mod card;
 pub mod select;
+pub mod upload;
 
 /// The options of `export`, as given; every one may be absent.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -235,13 +237,7 @@ impl ExportArgs {
             shard_size: self.shard_size.or(file.shard_size),
             compress: self.compress.or(file.compress),
             card: self.card.or(file.card),
-            run: RunArgs {
-                threads: self.run.threads.or(file.run.threads),
-                device: self.run.device.or(file.run.device),
-                gpu_from: self.run.gpu_from.or(file.run.gpu_from),
-                scanner: self.run.scanner.or(file.run.scanner),
-                chunk_size: self.run.chunk_size.or(file.run.chunk_size),
-            },
+            run: self.run.or(file.run),
             fields: self.fields.or(file.fields),
             constants: self.constants.or(file.constants),
             default_constants: self.default_constants.or(file.default_constants),
@@ -256,6 +252,26 @@ pub struct JobFile {
     pub export: ExportArgs,
     /// How to write messages and results.
     pub messages: Messages,
+    /// The options of `upload`, if the file has a table of that name.
+    pub upload: Option<UploadArgs>,
+    /// What `summary` is to show, if the file has a table of that name.
+    pub summary: Option<SummaryArgs>,
+}
+
+/// The options of `summary`, as a job file has them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SummaryArgs {
+    /// Folder with the stages.
+    pub data_dir: PathBuf,
+}
+
+/// What a job file says of the steps after the export.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Steps {
+    upload: Option<UploadArgs>,
+    summary: Option<SummaryArgs>,
 }
 
 /// The options of every command, as a job file has them.
@@ -291,14 +307,26 @@ impl JobFile {
         let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let select = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let card = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        let Steps { upload, summary } = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
         let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        Ok(JobFile { export: ExportArgs { run, select, card, ..args }, messages })
+        Ok(JobFile { export: ExportArgs { run, select, card, ..args }, messages, upload, summary })
     }
 }
 
 /// The keys that a job file can have beside the flags.
-const FILE_KEYS: [&str; 9] =
-    ["field", "filter", "constants", "default-constants", "card", "json", "log-format", "quiet", "verbose"];
+const FILE_KEYS: [&str; 11] = [
+    "field",
+    "filter",
+    "constants",
+    "default-constants",
+    "card",
+    "upload",
+    "summary",
+    "json",
+    "log-format",
+    "quiet",
+    "verbose",
+];
 
 /// Names the first unknown key, with the known one that looks most like it.
 fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {
@@ -374,6 +402,17 @@ pub struct RunConfig {
 const MAX_THREADS: usize = 512;
 
 impl RunArgs {
+    /// Takes from `file` what is not given here.
+    pub fn or(self, file: RunArgs) -> RunArgs {
+        RunArgs {
+            threads: self.threads.or(file.threads),
+            device: self.device.or(file.device),
+            gpu_from: self.gpu_from.or(file.gpu_from),
+            scanner: self.scanner.or(file.scanner),
+            chunk_size: self.chunk_size.or(file.chunk_size),
+        }
+    }
+
     /// Checks the options and fills in defaults.
     ///
     /// # Errors

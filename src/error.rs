@@ -1,7 +1,8 @@
 //! What can end a run early, and the exit status that says so.
 
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything that ends a command without its result.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,19 @@ pub fn show(path: &Path) -> String {
     })
 }
 
+/// The path that [`show`] made this of; `None` if it made it of none.
+pub fn unshow(shown: &str) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut parts = shown.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.strip_prefix('x')?.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Some(OsString::from_vec(bytes).into())
+}
+
 fn escaped(byte: u8) -> String {
     format!("\\x{byte:02X}")
 }
@@ -115,5 +129,23 @@ pub trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, path: &Path, doing: &str) -> Result<T> {
         self.map_err(|error| Error::io(path, doing, &error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_shown_path_leads_back() {
+        for bytes in [&b"a/b.jsonl"[..], b"\xFF\xFEx", "ü\n\\x41".as_bytes(), b"", b"\\"] {
+            let path = Path::new(OsStr::from_bytes(bytes));
+            assert_eq!(unshow(&show(path)).as_deref(), Some(path));
+        }
+        for bad in ["a\\", "\\x4", "\\y41", "\\xG0", "\\xü"] {
+            assert_eq!(unshow(bad), None, "{bad}");
+        }
     }
 }

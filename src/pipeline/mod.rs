@@ -1,4 +1,4 @@
-//! The commands that read a corpus: each puts the stages together and runs them on all cores.
+//! The commands that work on a corpus: each puts the stages together and runs them.
 
 mod collect;
 pub mod engine;
@@ -9,6 +9,7 @@ pub mod plan;
 mod scheduler;
 pub mod stop;
 mod texts;
+pub mod upload;
 pub mod verify;
 
-pub use scheduler::Progress;
+pub use scheduler::{Counted, Progress};

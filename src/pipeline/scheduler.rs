@@ -72,13 +72,30 @@ pub trait Work: Sync {
 pub struct Progress {
     /// Bytes (unpacked) of the input that were processed.
     pub bytes: AtomicU64,
-    /// Documents found.
+    /// Documents found, or files done with.
     pub documents: AtomicU64,
     /// Lines rejected.
     pub rejected: AtomicU64,
+    /// What `documents` counts.
+    pub counted: Counted,
+}
+
+/// What is counted beside the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counted {
+    /// Documents.
+    #[default]
+    Documents,
+    /// Files.
+    Files,
 }
 
 impl Progress {
+    /// That of files.
+    pub fn of_files() -> Progress {
+        Progress { counted: Counted::Files, ..Progress::default() }
+    }
+
     /// Notes a chunk.
     pub fn add(&self, bytes: u64, documents: u64, rejected: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -11,4 +11,5 @@ pub mod progress;
 mod recipe;
 pub mod summary;
 pub mod text;
+pub mod upload;
 mod yaml;

@@ -1,6 +1,6 @@
 //! Progress on standard error: a bar on a terminal, else a line every few seconds.
 
-use crate::pipeline::Progress;
+use crate::pipeline::{Counted, Progress};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +55,9 @@ fn style(template: &str) -> ProgressStyle {
 
 fn counts(progress: &Progress) -> String {
     let documents = super::summary::thousands(progress.documents.load(Ordering::Relaxed));
+    if progress.counted == Counted::Files {
+        return format!("{documents} files");
+    }
     match progress.rejected.load(Ordering::Relaxed) {
         0 => format!("{documents} documents"),
         rejected => format!("{documents} documents, {} rejected", super::summary::thousands(rejected)),
