@@ -20,6 +20,9 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The last step of a training corpus: maps, splits, validates, counts and proves JSON Lines.
 ///
@@ -191,12 +194,14 @@ fn start_log(global: &Global) {
         (_, true) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
+    // Libraries have much to say that is not meant for whoever runs this, headers of requests among it.
+    let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| Unread).with_target(false);
     match global.log_format {
-        Some(LogFormat::Json) => log.json().flatten_event(true).init(),
+        Some(LogFormat::Json) => log.json().flatten_event(true).finish().with(ours).init(),
         Some(LogFormat::Text) | None => {
             let log = log.with_ansi(std::io::stderr().is_terminal()).without_time();
-            log.event_format(PlainMessages).init();
+            log.event_format(PlainMessages).finish().with(ours).init();
         }
     }
 }

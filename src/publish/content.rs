@@ -27,6 +27,7 @@ pub struct Content {
 }
 
 /// A file that goes up.
+#[derive(Clone)]
 pub struct ContentFile {
     /// Its path below the export's folder, as the manifest lists it, with `/` between its parts.
     pub name: String,
@@ -268,7 +269,8 @@ fn unsound(path: &Path, cause: &str) -> Error {
     Error::Gate(format!("{}: {cause}; nothing was uploaded: export again", show(path)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

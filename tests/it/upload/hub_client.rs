@@ -3,7 +3,8 @@
 //! These need a Python with `huggingface_hub`, named by `COLOPHON_TEST_HUB_PYTHON`; `.ci/run` has one.
 
 use super::hub_server::{Hub, READER, WRITER};
-use crate::harness::{Dir, skip};
+use crate::corpus;
+use crate::harness::{Dir, assert_same, skip};
 use std::process::Command;
 
 /// Runs the Python client, if there is one; whether there was.
@@ -35,4 +36,18 @@ fn python(dir: &Dir, hub: &Hub, args: &[&str]) -> bool {
 fn the_stand_in_is_a_hub_to_the_python_client() {
     let (dir, hub) = (Dir::new(), Hub::start());
     python(&dir, &hub, &["prove", WRITER, READER]);
+}
+
+#[test]
+fn the_python_client_gets_what_went_up() {
+    let (dir, hub) = (Dir::new(), Hub::start());
+    dir.write("in/a.jsonl", corpus::classified().concat());
+    dir.export().run().status(0);
+    let command = dir.colophon(["upload", "out", "hf://datasets/owner/set"]).env("HF_ENDPOINT", hub.endpoint());
+    command.env("HF_TOKEN", WRITER).env("HF_HOME", dir.path("hf")).run().status(0);
+    let got = dir.path("got");
+    if python(&dir, &hub, &["download", READER, "owner/set", "main", got.to_str().expect("UTF-8")]) {
+        // What the client keeps for itself is hidden, as is what the Hub puts into every dataset.
+        assert_same(&dir.snapshot("out").visible(), &dir.snapshot("got").visible(), "what the client got");
+    }
 }

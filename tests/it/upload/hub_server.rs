@@ -216,6 +216,11 @@ impl Hub {
         std::mem::take(&mut self.state().asked)
     }
 
+    /// Whether a request whose path contains this came in, since [`Hub::asked`] was last called.
+    pub fn has_been_asked(&self, path: &str) -> bool {
+        self.state().asked.iter().any(|asked| asked.path.contains(path))
+    }
+
     /// Bytes of content that went to the Xet store since [`Hub::asked`] was last called.
     pub fn bytes_to_store(&self) -> usize {
         let state = self.state();
@@ -425,14 +430,34 @@ impl Shared {
                 let id = format!("{owner}/{name}");
                 self.hidden(token, &id).unwrap_or_else(|| self.resolve(method, &id, revision, &file.join("/")))
             }
+            ("GET", ["store", xet]) => self.stored(xet).await,
             _ => refusal(404, "", "no such page"),
         }
     }
 
-    async fn api(&self, method: &Method, id: &str, rest: &[&str], query: &str, token: Option<&str>, body: &[u8]) -> Answer {
+    /// The content of a large file, for clients that cannot ask the Xet store.
+    async fn stored(&self, xet: &str) -> Answer {
+        let files = self.large_files().await;
+        let file = files.into_values().find(|(name, _)| name == xet);
+        file.map_or_else(|| refusal(404, "", "no such file"), |(_, bytes)| Response::new(Full::new(bytes)))
+    }
+
+    async fn api(
+        &self,
+        method: &Method,
+        id: &str,
+        rest: &[&str],
+        query: &str,
+        token: Option<&str>,
+        body: &[u8],
+    ) -> Answer {
         let writes = matches!(rest, ["preupload" | "xet-write-token" | "commit" | "branch", _]);
         if writes && token != Some(WRITER) {
-            return refusal(403, "", "Forbidden: you must use a write token with the right permissions for this repository");
+            return refusal(
+                403,
+                "",
+                "Forbidden: you must use a write token with the right permissions for this repository",
+            );
         }
         if let ["branch", branch] = rest {
             return self.branch(id, branch);
@@ -524,8 +549,7 @@ impl Shared {
 
     fn xet_token(&self) -> Answer {
         let expires = 4_000_000_000_u64;
-        let mut answer =
-            json_answer(&json!({ "accessToken": XET_TOKEN, "exp": expires, "casUrl": self.endpoint }));
+        let mut answer = json_answer(&json!({ "accessToken": XET_TOKEN, "exp": expires, "casUrl": self.endpoint }));
         let headers = answer.headers_mut();
         headers.insert("x-xet-access-token", HeaderValue::from_static(XET_TOKEN));
         headers.insert("x-xet-token-expiration", expires.into());
@@ -652,7 +676,8 @@ fn preupload(head: &Commit, no_large_files: bool, body: &[u8]) -> Answer {
     }
     let modes = files.iter().map(|file| {
         let (path, size) = (file["path"].as_str().unwrap_or_default(), file["size"].as_u64().unwrap_or_default());
-        let sampled = unbase64(file["sample"].as_str().unwrap_or_default()).is_some_and(|s| s.len() as u64 == size.min(512));
+        let sampled =
+            unbase64(file["sample"].as_str().unwrap_or_default()).is_some_and(|s| s.len() as u64 == size.min(512));
         assert!(sampled, "a sample of the first 512 bytes of {path}");
         let large = !no_large_files && (size >= REGULAR || path.ends_with(".zst"));
         json!({
