@@ -110,7 +110,6 @@ pub struct XetKey {
 }
 
 /// A step of a commit.
-#[derive(Clone)]
 pub enum Operation {
     /// A file whose content goes with the commit: read only when it is sent.
     Inline {
@@ -326,13 +325,14 @@ impl Api {
         revision: &str,
         parent: &str,
         message: &str,
-        operations: &[Operation],
+        operations: &Arc<[Operation]>,
     ) -> Result<String, (Failure, Option<Duration>)> {
         let url = self.of_repository(&["commit", revision]).map_err(|failure| (failure, None))?;
         let header = json!({ "summary": message, "description": "", "parentCommit": parent });
         let header = line("header", &header);
         let bytes = header.len() as u64 + operations.iter().map(Operation::line_bytes).sum::<u64>();
-        let lines = operations.to_vec().into_iter().map(|operation| operation.line());
+        let operations = Arc::clone(operations);
+        let lines = (0..operations.len()).map(move |place| operations[place].line());
         // One file at a time is in memory.
         let body = stream::iter(std::iter::once(Ok(header)).chain(lines)).map(|line| line.map(Bytes::from));
         let request = self.http.post(url).header(CONTENT_TYPE, "application/x-ndjson").header(CONTENT_LENGTH, bytes);
@@ -345,14 +345,14 @@ impl Api {
 
 impl Operation {
     /// The line of the request.
-    fn line(self) -> std::io::Result<Vec<u8>> {
+    fn line(&self) -> std::io::Result<Vec<u8>> {
         Ok(match self {
             Operation::Inline { path, bytes, read } => {
                 let content = read()?;
-                if content.len() as u64 != bytes {
+                if content.len() as u64 != *bytes {
                     return Err(std::io::Error::other(format!("{path}: its size changed")));
                 }
-                line("file", &inline(&path, BASE64_STANDARD.encode(content)))
+                line("file", &inline(path, BASE64_STANDARD.encode(content)))
             }
             Operation::Large { path, bytes, sha256 } => {
                 line("lfsFile", &json!({ "path": path, "algo": "sha256", "oid": sha256, "size": bytes }))
@@ -368,7 +368,7 @@ impl Operation {
                 line("file", &inline(path, String::new())).len() as u64 + bytes.div_ceil(3) * 4
             }
             // Without a file to read, nothing can fail.
-            operation => operation.clone().line().map_or(0, |line| line.len() as u64),
+            operation => operation.line().map_or(0, |line| line.len() as u64),
         }
     }
 }

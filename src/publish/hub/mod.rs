@@ -123,7 +123,7 @@ impl Upload<'_> {
         operations.extend(plan.delete.iter().map(|path| Operation::Delete { path: path.clone() }));
         // Nothing is published that changed while it was sent.
         self.content.check()?;
-        let commit = self.commit(plan, head, tree, &operations).await?;
+        let commit = self.commit(plan, head, tree, &operations.into()).await?;
         for file in &inline {
             receipt.bytes_sent += file.bytes;
             (self.host.sent)(file.bytes);
@@ -251,7 +251,7 @@ impl Upload<'_> {
     }
 
     /// Commits, on top of what others commit meanwhile as long as it is about other files.
-    async fn commit(&self, plan: &Plan, head: Head, tree: Tree, operations: &[Operation]) -> Result<String> {
+    async fn commit(&self, plan: &Plan, head: Head, tree: Tree, operations: &Arc<[Operation]>) -> Result<String> {
         let documents: u64 = self.content.manifest.splits.iter().map(|split| split.documents).sum();
         let made = format!("Export of {documents} documents by colophon {}", env!("CARGO_PKG_VERSION"));
         let message = self.options.hub.message.as_deref().unwrap_or(&made);
