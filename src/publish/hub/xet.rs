@@ -18,11 +18,14 @@ use xet::XetError;
 use xet::xet_session::{Sha256Policy, XetConfig, XetSession, XetSessionBuilder, XetUploadCommit};
 
 /// Bytes that are read at a time.
-const BLOCK: usize = 4 << 20;
+const BLOCK: usize = 1 << 20;
 /// Bytes of files whose arrival is recorded together: an upload that is taken up reads at most so much anew.
 const GROUP: u64 = 4 << 30;
-/// Blocks of the store (64 MiB each, and once more while they are packed) that are under way at the same time.
-const UNDER_WAY: usize = 2;
+/// Blocks of the store, of 64 MiB, that are under way at the same time. With one on its way, the next is being packed,
+/// for which it is in memory twice.
+const UNDER_WAY: usize = 1;
+/// The variable by which somebody with more memory lets more be under way.
+const MORE_UNDER_WAY: &str = "HF_XET_CLIENT_AC_MAX_UPLOAD_CONCURRENCY";
 /// How often progress is looked at.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -150,9 +153,10 @@ impl Sender<'_> {
 fn config() -> XetConfig {
     let mut config = XetConfig::new();
     config.telemetry.enabled = false;
-    let under_way = &mut config.client;
-    under_way.ac_max_upload_concurrency = under_way.ac_max_upload_concurrency.min(UNDER_WAY);
-    under_way.ac_initial_upload_concurrency = under_way.ac_initial_upload_concurrency.min(UNDER_WAY);
+    if std::env::var_os(MORE_UNDER_WAY).is_none() {
+        config.client.ac_max_upload_concurrency = UNDER_WAY;
+        config.client.ac_initial_upload_concurrency = UNDER_WAY;
+    }
     config
 }
 
