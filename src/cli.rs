@@ -194,14 +194,14 @@ fn start_log(global: &Global) {
         (_, true) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
-    // Libraries have much to say that is not meant for whoever runs this, headers of requests among it.
-    let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| Unread).with_target(false);
+    // Only what this program says itself: libraries would tell of every request, with more of it than anyone should see.
+    let own = Targets::new().with_target(env!("CARGO_PKG_NAME"), level);
     match global.log_format {
-        Some(LogFormat::Json) => log.json().flatten_event(true).finish().with(ours).init(),
+        Some(LogFormat::Json) => log.json().flatten_event(true).finish().with(own).init(),
         Some(LogFormat::Text) | None => {
             let log = log.with_ansi(std::io::stderr().is_terminal()).without_time();
-            log.event_format(PlainMessages).finish().with(ours).init();
+            log.event_format(PlainMessages).finish().with(own).init();
         }
     }
 }

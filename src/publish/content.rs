@@ -269,8 +269,8 @@ fn unsound(path: &Path, cause: &str) -> Error {
     Error::Gate(format!("{}: {cause}; nothing was uploaded: export again", show(path)))
 }
 
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
+/// Bytes in lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

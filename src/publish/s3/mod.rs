@@ -1,15 +1,369 @@
 //! Uploads to S3, and to stores that speak its language.
+//!
+//! Every object bears its SHA-256 as metadata, and that alone decides what is sent. The manifest goes last. Where
+//! files of an earlier export have to be replaced, its manifest is taken away first, so that no reader ever sees a
+//! manifest beside files that are not its own; what it listed is kept aside until the new one is there, so that a
+//! killed upload forgets nothing.
 
-use super::Host;
-use super::content::Content;
+mod failure;
+mod multipart;
+mod put;
+mod store;
+
+use super::content::{Content, ContentFile, MANIFEST};
 use super::options::Options;
-use super::receipt::Receipt;
-use crate::error::Result;
+use super::receipt::{Entry, Listed, Receipt};
+use super::{Host, runtime};
+use crate::domain::manifest::Manifest;
+use crate::error::{Error, Result};
+use aws_sdk_s3::error::SdkError;
+use failure::Failure;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use multipart::Slots;
+use put::Condition;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use store::Store;
+
+/// Where an earlier manifest is kept while its files are replaced.
+const ASIDE: &str = ".colophon/replaced-manifest.json";
+/// The name of the metadata that decides.
+const SHA256: &str = "sha256";
+/// Pages of a listing, each of a thousand objects, after which every file is asked for by itself.
+const PAGES: usize = 20;
+/// Questions that are asked at the same time.
+const QUESTIONS: usize = 32;
 
 /// Sends an export.
 ///
 /// # Errors
-/// [`crate::error::Error::Environment`] with object, cause and remedy.
-pub fn upload(_: &Content, bucket: &str, _: &str, _: &Options, _: Host<'_>) -> Result<Receipt> {
-    Err(crate::error::Error::Usage(format!("s3://{bucket}: uploads to S3 are not there yet")))
+/// [`Error::Environment`] with object, cause and remedy; [`Error::Stopped`]. No manifest stands beside half an export
+/// then.
+pub fn upload(content: &Content, bucket: &str, prefix: &str, options: &Options, host: Host<'_>) -> Result<Receipt> {
+    runtime::run(host, async {
+        let start = Instant::now();
+        let (store, listed) = connect(bucket, prefix, options, host).await?;
+        let slots = Slots::new(options);
+        let upload = Upload { content, store: &store, options, slots: &slots };
+        let result = runtime::stoppable(host, upload.run(listed)).await;
+        if result.is_err() {
+            multipart::tidy(&store, &slots).await;
+        }
+        let mut receipt = result?;
+        receipt.retries = store.retries.load(Ordering::Relaxed);
+        receipt.seconds = start.elapsed().as_secs_f64();
+        Ok(receipt)
+    })
+}
+
+/// Sizes of the objects at the target by the names of their files; `None` if there are too many to list, or if
+/// whoever asks may not.
+type Listing = Option<HashMap<String, u64>>;
+
+/// Finds the bucket, with the credentials, in its region.
+async fn connect<'a>(
+    bucket: &'a str,
+    prefix: &'a str,
+    options: &Options,
+    host: Host<'a>,
+) -> Result<(Store<'a>, Listing)> {
+    let store = Store::open(bucket, prefix, options, host).await?;
+    let failure = match list(&store).await {
+        Ok(listed) => return Ok((store, listed)),
+        Err(failure) => failure,
+    };
+    match failure.region.clone() {
+        Some(region) if !failure.is_forbidden() && options.s3.region.is_none() => {
+            tracing::info!("The bucket {bucket} is in {region}");
+            let store = store.moved(options, region).await;
+            let listed = list(&store).await.map_err(|failure| failure.error(&store.shown(""), "list the target"))?;
+            Ok((store, listed))
+        }
+        _ => Err(failure.error(&store.shown(""), "list the target")),
+    }
+}
+
+/// Lists what is at the target. It is the first request, so it also shows whether anything can be done there.
+async fn list(store: &Store<'_>) -> std::result::Result<Listing, Failure> {
+    let (mut found, mut token) = (HashMap::new(), None);
+    let prefix = store.key("");
+    for _ in 0..PAGES {
+        let request = || {
+            let list = store.client.list_objects_v2().bucket(store.bucket).prefix(&prefix);
+            list.set_continuation_token(token.clone()).send()
+        };
+        let page = match store.call("", "list the target", 0, request).await {
+            Err(failure) if failure.is("AccessDenied") => {
+                tracing::warn!("{}", failure.error(&store.shown(""), "list the target"));
+                return Ok(None);
+            }
+            page => page?,
+        };
+        for object in page.contents() {
+            if let Some(name) = object.key().and_then(|key| key.strip_prefix(&prefix)) {
+                found.insert(name.to_owned(), object.size().unwrap_or_default().max(0).unsigned_abs());
+            }
+        }
+        token = page.next_continuation_token().map(str::to_owned);
+        if token.is_none() {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// What is at the target under a file's name.
+struct Object {
+    bytes: u64,
+    /// As this program wrote it there; another's objects have none.
+    sha256: Option<String>,
+    modified: Option<i64>,
+    /// The server's name for this version of it.
+    etag: Option<String>,
+}
+
+impl Object {
+    fn is(&self, file: &ContentFile) -> bool {
+        self.bytes == file.bytes && self.sha256.as_deref() == Some(&file.sha256)
+    }
+}
+
+/// Asks what is at the target under a name.
+async fn head(store: &Store<'_>, name: &str) -> Result<Option<Object>> {
+    let request = || store.client.head_object().bucket(store.bucket).key(store.key(name)).send();
+    match store.call(name, "look at it", 0, request).await {
+        Ok(answer) => Ok(Some(Object {
+            bytes: answer.content_length().unwrap_or_default().max(0).unsigned_abs(),
+            sha256: answer.metadata().and_then(|metadata| metadata.get(SHA256)).cloned(),
+            modified: answer.last_modified().map(aws_sdk_s3::primitives::DateTime::secs),
+            etag: answer.e_tag().map(str::to_owned),
+        })),
+        Err(failure) if failure.is_absent() => Ok(None),
+        Err(failure) => Err(failure.error(&store.shown(name), "look at it")),
+    }
+}
+
+/// A manifest at the target, if one of this program's is there.
+async fn read_manifest(store: &Store<'_>, name: &str) -> Result<Option<(Manifest, Vec<u8>)>> {
+    let request = || async {
+        let answer = store.client.get_object().bucket(store.bucket).key(store.key(name)).send().await?;
+        // A body that breaks off is as an answer that does not come.
+        answer.body.collect().await.map_err(SdkError::timeout_error)
+    };
+    let bytes = match store.call(name, "read it", 0, request).await {
+        Err(failure) if failure.is_absent() => return Ok(None),
+        Err(failure) => return Err(failure.error(&store.shown(name), "read it")),
+        Ok(body) => body.to_vec(),
+    };
+    let manifest = serde_json::from_slice::<Manifest>(&bytes).ok();
+    Ok(manifest.filter(|manifest| manifest.generator.starts_with("colophon ")).map(|manifest| (manifest, bytes)))
+}
+
+/// An upload under way.
+#[derive(Clone, Copy)]
+struct Upload<'a> {
+    content: &'a Content,
+    store: &'a Store<'a>,
+    options: &'a Options,
+    slots: &'a Slots,
+}
+
+/// What there is to do.
+struct Plan<'a> {
+    send: Vec<&'a ContentFile>,
+    skip: Vec<&'a ContentFile>,
+    delete: Vec<Entry>,
+    /// What is at the target as the manifest, with its bytes.
+    manifest: Option<(Object, Vec<u8>)>,
+    /// The manifest at the target must not stand beside what is sent or removed.
+    hides: bool,
+    /// The manifest at the target is this one, and may stay.
+    is_published: bool,
+    /// A manifest was kept aside by an upload that did not end.
+    has_aside: bool,
+}
+
+impl<'a> Upload<'a> {
+    async fn run(self, listed: Listing) -> Result<Receipt> {
+        let plan = self.plan(&listed).await?;
+        let mut receipt = Receipt {
+            target: self.store.shown("").trim_end_matches('/').into(),
+            dry_run: self.options.dry_run,
+            sent: plan.send.iter().map(|file| entry(file)).collect(),
+            skipped: plan.skip.iter().map(|file| entry(file)).collect(),
+            deleted: plan.delete.clone(),
+            ..Receipt::default()
+        };
+        let manifest = self.content.manifest_file();
+        let list = if plan.is_published { &mut receipt.skipped } else { &mut receipt.sent };
+        list.push(entry(manifest));
+        for file in &plan.skip {
+            (self.store.host.sent)(file.bytes);
+            (self.store.host.done)();
+        }
+        if self.options.dry_run {
+            return Ok(receipt);
+        }
+        receipt.bytes_sent = self.publish(&plan).await?;
+        receipt.listing = self.proof().await?;
+        Ok(receipt)
+    }
+
+    /// Compares the export with what is at the target.
+    async fn plan(self, listed: &Listing) -> Result<Plan<'a>> {
+        let may_be_there = |name: &str| listed.as_ref().is_none_or(|listed| listed.contains_key(name));
+        let (mut send, mut skip, mut replaces) = (Vec::new(), Vec::new(), false);
+        let mut looks = stream::iter(self.content.data_files())
+            .map(|file| async move {
+                Ok::<_, Error>((
+                    file,
+                    if may_be_there(&file.name) { self.look(listed, &file.name).await? } else { None },
+                ))
+            })
+            .buffered(QUESTIONS);
+        while let Some((file, object)) = looks.try_next().await? {
+            match object {
+                Some(object) if object.is(file) => skip.push(file),
+                object => {
+                    replaces |= object.is_some();
+                    send.push(file);
+                }
+            }
+        }
+        drop(looks);
+        let object = if may_be_there(MANIFEST) { self.look(listed, MANIFEST).await? } else { None };
+        let mut earlier: Vec<Manifest> = Vec::new();
+        let mut manifest = None;
+        if let Some(object) = object {
+            let Some((found, bytes)) = read_manifest(self.store, MANIFEST).await? else {
+                return Err(foreign(&self.store.shown(MANIFEST)));
+            };
+            earlier.push(found);
+            manifest = Some((object, bytes));
+        }
+        let aside = if may_be_there(ASIDE) { self.aside(listed).await? } else { None };
+        let has_aside = aside.is_some();
+        earlier.extend(aside);
+        // A file that the manifest at the target lists and that is not there is as one that is replaced.
+        let is_listed = |file: &&ContentFile| {
+            earlier.iter().any(|manifest| manifest.files.iter().any(|listed| listed.path == file.name))
+        };
+        replaces |= send.iter().any(is_listed);
+        let delete = if self.options.delete { self.stale(&earlier, listed) } else { Vec::new() };
+        let hides = manifest.is_some() && (replaces || !delete.is_empty());
+        let is_same = |(object, _): &(Object, Vec<u8>)| object.is(self.content.manifest_file());
+        let is_published = !hides && manifest.as_ref().is_some_and(is_same);
+        // The largest first: at the end there is then little to wait for.
+        send.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+        Ok(Plan { send, skip, delete, manifest, hides, is_published, has_aside })
+    }
+
+    /// What is there under a name. Who may not list may not be told either whether something is there.
+    async fn look(self, listed: &Listing, name: &str) -> Result<Option<Object>> {
+        match head(self.store, name).await {
+            Err(_) if listed.is_none() => Ok(None),
+            object => object,
+        }
+    }
+
+    /// The manifest that an upload that did not end has kept aside.
+    async fn aside(self, listed: &Listing) -> Result<Option<Manifest>> {
+        match read_manifest(self.store, ASIDE).await {
+            Err(_) if listed.is_none() => Ok(None),
+            found => Ok(found?.map(|(manifest, _)| manifest)),
+        }
+    }
+
+    /// What an earlier manifest lists and this one does not. Only paths below the target count, and only objects that
+    /// are there.
+    fn stale(self, earlier: &[Manifest], listed: &Listing) -> Vec<Entry> {
+        let kept: BTreeSet<&str> = self.content.files.iter().map(|file| file.name.as_str()).collect();
+        let is_plain = |path: &str| !path.split('/').any(|part| matches!(part, "" | "." | ".."));
+        let mut stale = std::collections::BTreeMap::new();
+        for file in earlier.iter().flat_map(|manifest| &manifest.files) {
+            let is_there = listed.as_ref().is_none_or(|listed| listed.contains_key(&file.path));
+            if is_there && is_plain(&file.path) && !kept.contains(file.path.as_str()) {
+                stale.insert(file.path.clone(), file.bytes);
+            }
+        }
+        stale.into_iter().map(|(path, bytes)| Entry { path, bytes }).collect()
+    }
+
+    /// Sends what is to be sent, the manifest last, and removes what is to be removed. Gives the bytes that were sent.
+    async fn publish(self, plan: &Plan<'a>) -> Result<u64> {
+        let store = self.store;
+        // Beside files that are being replaced or removed, no manifest may stand.
+        if let Some((_, bytes)) = plan.manifest.as_ref().filter(|_| plan.hides) {
+            put::bytes(store, ASIDE, bytes.clone().into(), None, Condition::Any).await?;
+            remove(store, MANIFEST).await?;
+        }
+        let sent = stream::iter(&plan.send).map(|file| async move {
+            let sent = multipart::send(store, file, self.options, self.slots).await?;
+            (store.host.done)();
+            tracing::debug!("sent {}", file.name);
+            Ok::<_, Error>(sent)
+        });
+        let sent: u64 =
+            sent.buffer_unordered(self.options.concurrency).try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
+        self.content.check()?;
+        let removals = stream::iter(&plan.delete).map(|entry| remove(store, &entry.path));
+        removals.buffer_unordered(self.options.concurrency).try_collect::<Vec<()>>().await?;
+        let manifest = self.content.manifest_file();
+        let mut bytes = sent;
+        if !plan.is_published {
+            let condition = match &plan.manifest {
+                Some((object, _)) if !plan.hides => object.etag.clone().map_or(Condition::Any, Condition::Is),
+                _ => Condition::Absent,
+            };
+            put::manifest(store, manifest, condition).await?;
+            bytes += manifest.bytes;
+        }
+        (store.host.sent)(manifest.bytes);
+        (store.host.done)();
+        if plan.hides || plan.has_aside {
+            remove(store, ASIDE).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// Looks at every object once more: what is there is what was to be sent.
+    async fn proof(self) -> Result<Vec<Listed>> {
+        let looks = stream::iter(&self.content.files).map(|file| async move {
+            let listed = |modified| Listed { path: file.name.clone(), bytes: file.bytes, modified };
+            match head(self.store, &file.name).await {
+                Ok(Some(object)) if object.is(file) => Ok(listed(object.modified)),
+                // Whoever may only write cannot look.
+                Err(Error::Environment { cause, .. }) if cause.contains("answers 403") => Ok(listed(None)),
+                Err(error) => Err(error),
+                Ok(_) => Err(Error::Environment {
+                    subject: self.store.shown(&file.name),
+                    cause: "it is not what was sent".into(),
+                    remedy: "something else writes to the target: run again when it is done".into(),
+                }),
+            }
+        });
+        let mut listing: Vec<Listed> = looks.buffered(QUESTIONS).try_collect().await?;
+        listing.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(listing)
+    }
+}
+
+fn entry(file: &ContentFile) -> Entry {
+    Entry { path: file.name.clone(), bytes: file.bytes }
+}
+
+/// What another program wrote is not replaced.
+fn foreign(manifest: &str) -> Error {
+    Error::Usage(format!("{manifest} is not a manifest of colophon's, and would be replaced: choose another prefix"))
+}
+
+/// Removes an object; that it is not there is no failure.
+async fn remove(store: &Store<'_>, name: &str) -> Result<()> {
+    let request = || store.client.delete_object().bucket(store.bucket).key(store.key(name)).send();
+    match store.call(name, "remove it", 0, request).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.is_absent() => Ok(()),
+        Err(failure) => Err(failure.error(&store.shown(name), "remove it")),
+    }
 }

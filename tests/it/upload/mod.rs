@@ -1,5 +1,10 @@
 //! Uploads, to servers on loopback.
 
+#[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
 mod hub_client;
+#[cfg(feature = "hub")]
 mod hub_server;
+#[cfg(feature = "hub")]
+mod serve_tmp;

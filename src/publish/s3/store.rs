@@ -1,0 +1,156 @@
+//! A bucket, and how it is spoken to: credentials, region, retries.
+
+use super::failure::Failure;
+use crate::error::{Error, Result};
+use crate::publish::Host;
+use crate::publish::options::{Options, S3Options};
+use crate::publish::retry::{self, Policy};
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::region::ProfileFileRegionProvider;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The region of a server that is not Amazon's, where nothing says another.
+const REGION: &str = "us-east-1";
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may take, beside what its bytes need.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Bytes a second with which a network still counts as working.
+const SLOWEST: u64 = 50_000;
+
+/// A bucket, and what the names of its objects begin with.
+pub struct Store<'a> {
+    /// The SDK's client. It makes no retries of its own.
+    pub client: Client,
+    /// The bucket.
+    pub bucket: &'a str,
+    prefix: &'a str,
+    policy: Policy,
+    /// Requests that were made again.
+    pub retries: AtomicU64,
+    /// What the upload needs from whoever runs it.
+    pub host: Host<'a>,
+}
+
+impl<'a> Store<'a> {
+    /// Finds credentials and region; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Environment`] if there are no credentials.
+    pub async fn open(bucket: &'a str, prefix: &'a str, options: &Options, host: Host<'a>) -> Result<Store<'a>> {
+        let config = config(&options.s3).await;
+        let Some(credentials) = config.credentials_provider() else { return Err(no_credentials("")) };
+        credentials.provide_credentials().await.map_err(|error| no_credentials(&error.to_string()))?;
+        // The SDK's own setting, for those who want fewer or more.
+        let attempts = std::env::var("AWS_MAX_ATTEMPTS").ok().and_then(|text| text.parse().ok());
+        let default = Policy::default();
+        let policy = Policy { attempts: attempts.unwrap_or(default.attempts).max(1), ..default };
+        let client = client(&config, &options.s3, None);
+        Ok(Store { client, bucket, prefix, policy, retries: AtomicU64::new(0), host })
+    }
+
+    /// The same with the bucket in another region.
+    pub async fn moved(self, options: &Options, region: String) -> Store<'a> {
+        let client = client(&config(&options.s3).await, &options.s3, Some(region));
+        Store { client, ..self }
+    }
+
+    /// The object of a file.
+    pub fn key(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.into() } else { format!("{}/{name}", self.prefix) }
+    }
+
+    /// An object's name for people.
+    pub fn shown(&self, name: &str) -> String {
+        format!("s3://{}/{}", self.bucket, self.key(name))
+    }
+
+    /// Makes a request until it succeeds or there is no hope. `bytes` go with it; `name` and `doing` are for people.
+    ///
+    /// # Errors
+    /// What the last attempt failed with.
+    pub async fn call<T, E, F>(
+        &self,
+        name: &str,
+        doing: &str,
+        bytes: u64,
+        request: impl Fn() -> F,
+    ) -> std::result::Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        F: Future<Output = std::result::Result<T, SdkError<E>>>,
+    {
+        let limit = ANSWER + Duration::from_secs(bytes / SLOWEST);
+        let mut failures = 0;
+        loop {
+            let failure = match tokio::time::timeout(limit, request()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => Failure::of(&error),
+                Err(_) => Failure::late(limit),
+            };
+            failures += 1;
+            let wait = self.policy.wait(failures, failure.retry_after, retry::chance());
+            let (Some(wait), true) = (wait, failure.is_transient) else { return Err(failure) };
+            let error = failure.error(&self.shown(name), doing);
+            tracing::debug!("{error}; again in {:.1} s", wait.as_secs_f64());
+            if failures == 3 {
+                tracing::warn!("{error}; still trying");
+            }
+            self.retries.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+async fn config(options: &S3Options) -> SdkConfig {
+    let found = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+        .or_else(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new());
+    // Only Amazon's machines know a region, and asking where there is none takes seconds.
+    let found = match options.endpoint_url {
+        Some(_) => found.or_else(REGION),
+        None => found.or_else(ImdsRegionProvider::builder().build()).or_else(REGION),
+    };
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(found)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build());
+    match &options.endpoint_url {
+        Some(url) => config.endpoint_url(url).load().await,
+        None => config.load().await,
+    }
+}
+
+fn client(config: &SdkConfig, options: &S3Options, region: Option<String>) -> Client {
+    let mut builder = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(options.path_style)
+        // Checksums go as headers of this module's making: not every store knows the SDK's trailers.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if let Some(region) = region {
+        builder = builder.region(Region::new(region));
+    }
+    Client::from_conf(builder.build())
+}
+
+fn no_credentials(cause: &str) -> Error {
+    let cause = if cause.is_empty() { String::new() } else { format!(" ({cause})") };
+    Error::Environment {
+        subject: "S3".into(),
+        cause: format!("there are no credentials{cause}"),
+        remedy:
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with AWS_PROFILE, or give the machine \
+            or pod a role"
+                .into(),
+    }
+}
