@@ -6,5 +6,3 @@ mod hub;
 mod hub_client;
 #[cfg(feature = "hub")]
 mod hub_server;
-#[cfg(feature = "hub")]
-mod serve_tmp;
