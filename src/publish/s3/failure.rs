@@ -59,7 +59,7 @@ impl Failure {
             _ => false,
         };
         let said = error.message().map(plain).filter(|message| !message.is_empty());
-        let message = said.unwrap_or_else(|| plain(&cause(error)));
+        let message = said.unwrap_or_else(|| plain(cause(error)));
         let retry_after = header("retry-after").and_then(|text| retry::retry_after(text, SystemTime::now()));
         let region = header("x-amz-bucket-region").map(plain);
         Failure { status, code, message, is_transient, retry_after, region }
