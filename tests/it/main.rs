@@ -14,4 +14,6 @@ mod reports;
 mod scanners;
 mod selection;
 mod stopping;
+#[cfg(feature = "s3")]
+mod upload;
 mod verify;
