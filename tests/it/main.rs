@@ -14,5 +14,6 @@ mod reports;
 mod scanners;
 mod selection;
 mod stopping;
+#[cfg(all(feature = "s3", feature = "hub"))]
 mod upload;
 mod verify;
