@@ -85,6 +85,11 @@ pub fn send(content: &Content, config: &UploadConfig, progress: &Progress, stop:
     match &config.target {
         #[cfg(feature = "s3")]
         Target::S3 { bucket, prefix } => crate::publish::s3::upload(content, bucket, prefix, &config.options, host),
+        #[cfg(feature = "hub")]
+        Target::Hub { owner, name, revision } => {
+            crate::publish::hub::upload(content, (owner, name, revision.as_deref()), &config.options, host)
+        }
+        #[cfg(not(all(feature = "s3", feature = "hub")))]
         target => {
             let _ = (content, host);
             Err(Error::Usage(format!("{target}: uploads to this target are not there yet")))

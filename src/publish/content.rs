@@ -27,6 +27,7 @@ pub struct Content {
 }
 
 /// A file that goes up.
+#[derive(Clone)]
 pub struct ContentFile {
     /// Its path below the export's folder, as the manifest lists it, with `/` between its parts.
     pub name: String,

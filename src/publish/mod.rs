@@ -4,6 +4,8 @@
 //! ([`retry`]), and what came of it ([`receipt`]). Each target has a module of its own and a feature of its name.
 
 pub mod content;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod options;
 pub mod receipt;
 pub mod retry;

@@ -18,13 +18,22 @@ const THREADS: usize = 2;
 /// # Errors
 /// What `work` gives; [`Error::Stopped`]; if the operating system has no threads.
 pub fn run<T>(host: Host<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    run_to_end(stoppable(host, work))
+}
+
+/// Runs `work` to its end, which must come soon after the run was asked to stop; what of it can wait for the network
+/// has to be [`stoppable`].
+///
+/// # Errors
+/// What `work` gives; if the operating system has no threads.
+pub fn run_to_end<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Error::Environment {
         subject: "threads".into(),
         cause: format!("could not start the network's: {error}"),
         remedy: "check the limits of this process".into(),
     })?;
-    let result = runtime.block_on(stoppable(host, work));
+    let result = runtime.block_on(work);
     // A name that is being looked up cannot be called off; nobody waits for it.
     runtime.shutdown_background();
     result

@@ -15,5 +15,7 @@ mod reports;
 mod scanners;
 mod selection;
 mod stopping;
+#[cfg(all(feature = "s3", feature = "hub"))]
+mod upload;
 mod verify;
 mod workers;

@@ -132,12 +132,11 @@ fn several_commands_in_one_process_add_up() {
     );
 }
 
-/// A run that is at work on so much input.
+/// A run that is at work on so much input, and holds still.
 fn at_work(dir: &Dir, mebibytes: usize, args: &[&str]) -> Running {
     dir.write("in/large.jsonl", corpus::large(mebibytes));
-    let mut run = dir.export().args(SLOW).args(args).spawn();
-    run.until(|| dir.is_writing());
-    run
+    let start = || dir.export().args(SLOW).args(args).spawn();
+    Running::held_while_reading(start, "in/large.jsonl", |_| dir.is_writing())
 }
 
 #[test]
@@ -148,6 +147,7 @@ fn a_run_that_is_stopped_says_so() {
     assert_values(&meanwhile, &[("running", 1.0)]);
     assert!(!meanwhile.contains_key("colophon_exit_status"), "{meanwhile:?}");
     run.signal(Signal::TERM);
+    run.resume();
     let _ = run.wait().status(143);
     assert_values(&values(&dir.text("m.prom")), &[("running", 0.0), ("exit_status", 143.0)]);
     assert_eq!(dir.names("."), ["in", "m.prom"]);
@@ -172,7 +172,9 @@ fn the_endpoint_answers_while_the_run_is_at_work() {
     let mut run = at_work(&dir, 64, &["--metrics-addr", "127.0.0.1:0"]);
     let address = address(&mut run);
     let mut connection = TcpStream::connect(&address).expect("a connection");
+    // Asked while it holds still, it answers as one of the first things it does.
     connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
+    run.resume();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).expect("an answer");
     let (head, page) = answer.split_once("\r\n\r\n").expect("a head and a body");
@@ -184,6 +186,7 @@ fn the_endpoint_answers_while_the_run_is_at_work() {
     dir.colophon(args).run().status(3).says(&["--metrics-addr", "could not listen", "a free port"]);
     assert!(!dir.path("other").exists());
     run.signal(Signal::TERM);
+    run.resume();
     let _ = run.wait().status(143);
 }
 
@@ -233,9 +236,8 @@ fn a_log_for_machines_ends_with_the_ledger() {
 #[test]
 fn a_log_for_machines_has_progress() {
     let dir = Dir::new();
-    let mut run = at_work(&dir, 16, &["--log-format", "json"]);
+    let run = at_work(&dir, 16, &["--log-format", "json"]);
     // Progress is due every five seconds; a run that holds still meanwhile need not be long.
-    assert!(run.pause(), "it ended before it could be stopped");
     std::thread::sleep(Duration::from_secs(6));
     run.resume();
     let run = run.wait().status(0);

@@ -51,7 +51,10 @@ impl Failure {
         let code = error.code().map(plain).filter(|code| !code.is_empty());
         let is_transient = match error {
             SdkError::TimeoutError(_) | SdkError::ResponseError(_) => true,
-            SdkError::DispatchFailure(failure) => failure.is_io() || failure.is_timeout(),
+            SdkError::DispatchFailure(failure) => {
+                // The last are connections that broke in the middle.
+                failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
+            }
             SdkError::ServiceError(_) => {
                 let is_named = code.as_deref().is_some_and(|code| TRANSIENT.contains(&code));
                 is_named || matches!(status, Some(408 | 429 | 500 | 502..=504))
@@ -59,7 +62,7 @@ impl Failure {
             _ => false,
         };
         let said = error.message().map(plain).filter(|message| !message.is_empty());
-        let message = said.unwrap_or_else(|| plain(&cause(error)));
+        let message = said.unwrap_or_else(|| plain(cause(error)));
         let retry_after = header("retry-after").and_then(|text| retry::retry_after(text, SystemTime::now()));
         let region = header("x-amz-bucket-region").map(plain);
         Failure { status, code, message, is_transient, retry_after, region }

@@ -41,9 +41,9 @@ const QUESTIONS: usize = 32;
 /// [`Error::Environment`] with object, cause and remedy; [`Error::Stopped`]. No manifest stands beside half an export
 /// then.
 pub fn upload(content: &Content, bucket: &str, prefix: &str, options: &Options, host: Host<'_>) -> Result<Receipt> {
-    runtime::run(host, async {
+    runtime::run_to_end(async {
         let start = Instant::now();
-        let (store, listed) = connect(bucket, prefix, options, host).await?;
+        let (store, listed) = runtime::stoppable(host, connect(bucket, prefix, options, host)).await?;
         let slots = Slots::new(options);
         let upload = Upload { content, store: &store, options, slots: &slots };
         let result = runtime::stoppable(host, upload.run(listed)).await;

@@ -64,13 +64,22 @@ fn units(bytes: u64) -> u64 {
 pub async fn tidy(store: &Store<'_>, slots: &Slots) {
     let open = std::mem::take(&mut *slots.open.lock().unwrap_or_else(PoisonError::into_inner));
     let aborts = stream::iter(&open).for_each_concurrent(8, |(name, id)| async move {
-        let request = store.client.abort_multipart_upload().bucket(store.bucket).key(store.key(name)).upload_id(id);
-        if let Err(error) = request.send().await {
-            tracing::debug!("parts of {name} stay at the target: {error}");
-        }
+        abort(store, name, id).await;
     });
     // A server that does not answer must not keep a stopped run.
     let _ = tokio::time::timeout(runtime::GRACE, aborts).await;
+}
+
+/// Removes an open upload with its parts; that this fails is no reason to stop.
+async fn abort(store: &Store<'_>, name: &str, id: &str) {
+    let request =
+        || store.client.abort_multipart_upload().bucket(store.bucket).key(store.key(name)).upload_id(id).send();
+    match store.call(name, "remove its parts", 0, request).await {
+        Err(failure) if !failure.is("NoSuchUpload") => {
+            tracing::warn!("{}", failure.error(&store.shown(name), "remove its parts"));
+        }
+        _ => tracing::debug!("removed an open upload of {name}"),
+    }
 }
 
 /// Sends a file; gives the bytes that were sent.
@@ -165,7 +174,8 @@ impl Large<'_> {
             Some(None) => (self.create().await?, true),
             None => (self.create().await?, false),
         };
-        if !is_listed {
+        // One without parts cannot be told from somebody else's.
+        if !is_listed || open.parts.is_empty() {
             self.slots.note(&self.file.name, &open.id);
         }
         let (mut sent, id) = (0, open.id.clone());
@@ -181,6 +191,9 @@ impl Large<'_> {
             known += self.range(number).1;
             self.count(known, counted);
             open.parts.insert(number, part);
+            if is_listed {
+                self.slots.forget(&open.id);
+            }
         }
         drop(parts);
         self.file.check()?;
@@ -281,11 +294,11 @@ impl Large<'_> {
                     let is_better = best.as_ref().is_none_or(|best| best.parts.len() < open.parts.len());
                     let other = if is_better { best.replace(open) } else { Some(open) };
                     if let Some(other) = other {
-                        self.abort(&other.id).await;
+                        abort(self.store, &self.file.name, &other.id).await;
                     }
                 }
                 // Of this program's making, for what this file was before.
-                None if has_ours => self.abort(id).await,
+                None if has_ours => abort(self.store, &self.file.name, id).await,
                 // Somebody else's.
                 _ => {}
             }
@@ -364,14 +377,5 @@ impl Large<'_> {
             matching.insert(number, completed.checksum_sha256(checksum).build());
         }
         Ok(Some(matching))
-    }
-
-    /// Removes an open upload; that this fails is no reason to stop.
-    async fn abort(self, id: &str) {
-        let Large { store, file, .. } = self;
-        let abort = store.client.abort_multipart_upload().bucket(store.bucket).key(store.key(&file.name));
-        if let Err(error) = abort.upload_id(id).send().await {
-            tracing::debug!("an earlier upload of {} stays at the target: {error}", file.name);
-        }
     }
 }

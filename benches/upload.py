@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Measures `colophon upload` beside `aws s3 sync` and a plain parallel PUT, to one server on loopback.
+
+    cargo build --release
+    python3 -m venv VENV && VENV/bin/pip install -r tests/oracle/requirements-upload.txt
+    PATH=VENV/bin:$PATH python3 benches/upload.py --server 'COMMAND' --work SCRATCH_DIR [--mebibytes 1024] [--rounds 5]
+
+COMMAND starts an S3 server on 127.0.0.1:PORT that keeps its files in ROOT, both of which the script puts in, and accepts
+the credentials `key` and `secret`; such as
+
+    s3s-fs --host 127.0.0.1 --port {port} --access-key key --secret-key secret {root}
+
+(`cargo install s3s-fs --features binary`). The bucket is a folder that the script makes in ROOT. SCRATCH_DIR, best on a
+memory file system, needs room for about four times the corpus.
+
+The plain PUT is the server's own limit: as many threads as the others have requests under way send the same bytes in
+parts with nothing but a signature that leaves the body out, straight from memory. Rounds go A B C, A B C; every
+contender begins with an empty bucket; medians are shown. `colophon` verifies the export first, which the others do not;
+its time is also shown without that. Peak memory is what the kernel says of the whole process.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import random
+import shlex
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import boto3
+import botocore.config
+
+BUCKET = "corpora"
+MIB = 1 << 20
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def corpus(path: pathlib.Path, mebibytes: int) -> None:
+    """Documents of some 4 KiB that do not repeat."""
+    dice = random.Random(1)
+    with path.open("w", encoding="utf-8") as file:
+        number = 0
+        while file.tell() < mebibytes * MIB:
+            number += 1
+            file.write(json.dumps({"text": f"{number} {dice.randbytes(2000).hex()}"}) + "\n")
+
+
+def measured(command: list[str], environment: dict[str, str], log: pathlib.Path) -> tuple[float, float]:
+    """Wall seconds and peak MiB of a process that has to end with status 0."""
+    with log.open("w") as out:
+        start = time.monotonic()
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{shlex.join(command)} ended with {process.returncode}:\n{log.read_text()}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def plain_put(endpoint: str, folder: pathlib.Path, part: int, concurrency: int) -> float:
+    """Seconds of a parallel PUT of the same bytes."""
+    config = botocore.config.Config(max_pool_connections=concurrency, request_checksum_calculation="when_required",
+                                    s3={"payload_signing_enabled": False, "addressing_style": "path"})
+    client = boto3.client("s3", endpoint_url=endpoint, config=config)
+    pieces = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        pieces += [(f"{path.name}-{at}", content[at:at + part]) for at in range(0, max(len(content), 1), part)]
+    start = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+        list(pool.map(lambda piece: client.put_object(Bucket=BUCKET, Key=f"plain/{piece[0]}", Body=piece[1]), pieces))
+    return time.monotonic() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", required=True)
+    parser.add_argument("--work", required=True, type=pathlib.Path)
+    parser.add_argument("--colophon", default=ROOT / "target/release/colophon", type=pathlib.Path)
+    parser.add_argument("--mebibytes", default=1024, type=int)
+    parser.add_argument("--rounds", default=5, type=int)
+    arguments = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="us-east-1",
+                      AWS_DEFAULT_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true",
+                      AWS_CONFIG_FILE="/nonexistent", AWS_SHARED_CREDENTIALS_FILE="/nonexistent")
+    with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+        work = pathlib.Path(folder)
+        (work / "in").mkdir()
+        root, out, log = work / "root", work / "out", work / "log.txt"
+        (root / BUCKET).mkdir(parents=True)
+        corpus(work / "in" / "a.jsonl", arguments.mebibytes)
+        colophon = str(arguments.colophon.resolve())
+        subprocess.run([colophon, "--quiet", "export", "--input-dir", work / "in", "--output-dir", out], check=True,
+                       stdout=subprocess.DEVNULL)
+        shutil.rmtree(work / "in")
+        bytes_ = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        command = shlex.split(arguments.server.format(port=port, root=root))
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(port, server)
+            upload = [colophon, "upload", str(out), f"s3://{BUCKET}/colophon", "--endpoint-url", endpoint, "--path-style"]
+            contenders = {
+                "plain parallel PUT": None,
+                "colophon upload": upload,
+                "colophon upload --no-verify": [*upload, "--no-verify"],
+                "colophon upload, unchanged": upload,
+                "aws s3 sync": ["aws", "--endpoint-url", endpoint, "s3", "sync", "--only-show-errors", str(out),
+                                f"s3://{BUCKET}/aws"],
+            }
+            times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+            for _ in range(arguments.rounds):
+                for name, command in contenders.items():
+                    if "unchanged" not in name:
+                        shutil.rmtree(root / BUCKET)
+                        (root / BUCKET).mkdir()
+                        for entry in root.glob(".*"):
+                            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                    if command is None:
+                        times[name].append((plain_put(endpoint, out, 8 * MIB, 8), 0))
+                    else:
+                        times[name].append(measured(command, dict(os.environ), log))
+        finally:
+            server.terminate()
+            server.wait()
+    show(bytes_, times)
+
+
+def wait_for(port: int, server: subprocess.Popen) -> None:
+    for _ in range(100):
+        if server.poll() is not None:
+            sys.exit(f"the server ended with {server.returncode}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    sys.exit("the server does not listen")
+
+
+def show(bytes_: int, times: dict[str, list[tuple[float, float]]]) -> None:
+    limit = statistics.median(seconds for seconds, _ in times["plain parallel PUT"])
+    print(f"{bytes_ / MIB:.0f} MiB, {os.cpu_count()} cores\n")
+    print("| contender | seconds | range | × plain PUT | peak MiB |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, runs in times.items():
+        seconds = [run[0] for run in runs]
+        middle, memory = statistics.median(seconds), max(run[1] for run in runs)
+        peak = f"{memory:.0f}" if memory else ""
+        print(f"| {name} | {middle:.2f} | {min(seconds):.2f}–{max(seconds):.2f} | {middle / limit:.2f} | {peak} |")
+
+
+if __name__ == "__main__":
+    main()

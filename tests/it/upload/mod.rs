@@ -1,0 +1,149 @@
+//! Uploads to real servers on loopback.
+
+mod hub;
+mod hub_client;
+mod hub_server;
+mod proxy;
+mod s3;
+mod suite;
+
+use crate::harness::Dir;
+use proxy::{Action, Fault};
+use s3::{BUCKET, PREFIX, S3Server, SECRET};
+use suite::{Server, assert_discreet, assert_published, conformance, exported};
+
+conformance!(s3_without_list, S3Server::plain());
+conformance!(s3_with_list, S3Server::listing());
+
+/// Wrong credentials, a bucket that is not there: what a server really says.
+#[test]
+fn refusals_are_explained() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let wrong = "wrongwrongwrongwrongwrongwrongwrongwrong";
+    let upload = || server.upload_to(&dir, &server.target());
+    let run = server.environment(upload(), wrong).args(["--verbose"]).run().status(3);
+    let run = run.says(&[&format!("s3://{BUCKET}/{PREFIX}"), "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"]);
+    assert!(!run.stderr.contains(wrong), "a secret was printed");
+    let elsewhere = server.upload_to(&dir, "s3://elsewhere/x");
+    let run = server.environment(elsewhere, SECRET).run().status(3);
+    assert_discreet(&server, &run.says(&["s3://elsewhere/x", "NoSuchBucket", "create the bucket"]));
+    let nothing = server.environment(upload(), "").env("AWS_ACCESS_KEY_ID", "").run().status(3);
+    assert_discreet(&server, &nothing.says(&["there are no credentials", "AWS_PROFILE"]));
+    assert_eq!(server.published().len(), 0);
+}
+
+/// A server that is not there is tried for a while.
+#[test]
+fn a_server_that_is_not_there() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let upload = dir.colophon(["upload", "out", &server.target(), "--endpoint-url", "http://127.0.0.1:9"]);
+    let run = server.environment(upload, SECRET).env("AWS_MAX_ATTEMPTS", "2").run().status(3);
+    run.says(&[&server.target(), "could not list the target", "check the network and --endpoint-url"]);
+}
+
+/// A bucket in another region is found there.
+#[test]
+fn the_region_is_found() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let answer = |headers: &str| Action::Answer {
+        status: 301,
+        headers: format!("content-type: application/xml\r\n{headers}"),
+        body: "<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>".into(),
+    };
+    let redirect = |times| Fault {
+        method: "GET",
+        part: "list-type=2".into(),
+        after: 0,
+        times,
+        action: answer("x-amz-bucket-region: eu-west-1\r\n"),
+    };
+    server.proxy().inject(redirect(1));
+    server.upload(&dir).run().status(0).says(&["is in eu-west-1"]);
+    assert_published(&server, &dir);
+    server.proxy().inject(redirect(1));
+    server.upload(&dir).args(["--region", "us-east-1"]).run().status(3).says(&["say --region eu-west-1"]);
+}
+
+/// What another program put there is neither replaced nor removed.
+#[test]
+fn the_objects_of_others_stay() {
+    let (server, dir) = (S3Server::listing(), exported());
+    std::fs::create_dir_all(server.file("")).expect("a folder");
+    std::fs::write(server.file("theirs.txt"), "theirs").expect("write");
+    server.upload(&dir).args(["--delete"]).run().status(0);
+    assert_eq!(server.published().get("theirs.txt").map(Vec::as_slice), Some(&b"theirs"[..]));
+    std::fs::write(server.file("manifest.json"), "{\"name\": \"an extension\"}").expect("write");
+    server.upload(&dir).args(["--delete"]).run().status(2).says(&["manifest.json", "not a manifest of colophon's"]);
+    assert_eq!(server.published().get("manifest.json").map(Vec::len), Some(24));
+}
+
+/// Parts of what the file was before are removed, not taken up.
+#[test]
+fn parts_of_another_content_are_removed() {
+    let (server, dir) = (S3Server::listing(), exported());
+    let hang = Action::Delay(std::time::Duration::from_secs(30));
+    let fault = Fault { method: "PUT", part: "partNumber".into(), after: 1, times: usize::MAX, action: hang };
+    server.proxy().inject(fault);
+    let mut run = server.upload(&dir).args(["--concurrency", "1"]).spawn();
+    run.until(|| server.proxy().seen("PUT", "partNumber") == 2);
+    run.signal(rustix::process::Signal::KILL);
+    run.wait();
+    assert_eq!(server.open(), 1);
+    server.proxy().reset();
+    dir.export().args(["--seed", "7"]).run().status(0);
+    let run = server.upload(&dir).run().status(0);
+    assert!(!run.stderr.contains("Taking up"), "{}", run.stderr);
+    assert_eq!(server.open(), 0);
+    assert_published(&server, &dir);
+}
+
+/// `run` does all steps as the job file says, and each once.
+#[test]
+fn a_job_file_from_export_to_summary() {
+    let (server, dir) = (S3Server::plain(), Dir::new());
+    dir.colophon(["demo", "demo"]).run().status(0);
+    let job = |more: &str| {
+        let target = server.target();
+        let endpoint = format!("http://{}", server.proxy().address);
+        format!(
+            "input-dir = 'demo/classified'\noutput-dir = 'out'\n[constants]\nmetadata.curation_date = '2024-01-15'\n\
+             [upload]\ntarget = '{target}'\nendpoint-url = '{endpoint}'\npath-style = true\n{more}\n\
+             [summary]\ndata-dir = 'demo'\n"
+        )
+    };
+    dir.write("job.toml", job(""));
+    let run = |args: &[&str]| server.environment(dir.colophon(args), SECRET).run();
+    let text = run(&["run", "job.toml"]).status(0);
+    assert_eq!(text.stdout.matches("VERIFIED").count(), 1);
+    for part in ["Ledger: 705 lines", "manifest.json", "Uploaded to s3://"] {
+        assert!(text.stdout.contains(part), "{part:?} is missing in\n{}", text.stdout);
+    }
+    let summary = run(&["summary", "demo"]).status(0).stdout;
+    assert!(text.stdout.ends_with(&summary), "the summary is missing in\n{}", text.stdout);
+    assert_published(&server, &dir);
+    let json = run(&["run", "job.toml", "--json"]).status(0).json();
+    assert_eq!(json["upload"]["sent"], serde_json::json!([]));
+    assert_eq!(json["verify"]["passed"], true);
+    assert!(json["export"]["ledger"].is_object() && !json["summary"].is_null());
+    // Nothing begins if a later step is badly configured.
+    std::fs::remove_dir_all(dir.path("out")).expect("remove");
+    for (more, says) in [("part-size = '1MiB'", "--part-size"), ("regoin = 'x'", "regoin")] {
+        dir.write("job.toml", job(more));
+        run(&["run", "job.toml"]).status(2).says(&[says]);
+        assert!(!dir.path("out").exists());
+    }
+}
+
+#[test]
+fn usage_is_explained() {
+    let dir = Dir::new();
+    dir.folder("out");
+    for (args, says) in [
+        (&["upload", "out", "bucket/x"][..], "s3://BUCKET/PREFIX"),
+        (&["upload", "out"], "target is missing"),
+        (&["upload", "out", "s3://b/x", "--part-size", "1"], "--part-size"),
+        (&["upload", "out", "s3://b/x", "--concurrency", "0"], "--concurrency"),
+    ] {
+        dir.colophon(args).run().status(2).says(&[says]);
+    }
+}
