@@ -77,8 +77,10 @@ impl Stage {
             remove(&stale)?;
         }
         let (folder, beside) = make_folder(&output)?;
-        let mark = Some(mark(&folder)?);
-        Ok(Stage { output, folder, mark, beside, made_output, used_up: Vec::new(), done: false, lock })
+        let mut stage =
+            Stage { output, folder, mark: None, beside, made_output, used_up: Vec::new(), done: false, lock };
+        stage.mark = Some(mark(&stage.folder)?);
+        Ok(stage)
     }
 
     /// The folder to write into.
