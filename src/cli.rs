@@ -517,5 +517,5 @@ fn run_devices() -> Outcome {
 }
 
 fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+    format!("{value:#}\n")
 }

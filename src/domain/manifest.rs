@@ -66,3 +66,12 @@ pub struct OutputFile {
     /// SHA-256 of the bytes on disk, in hexadecimal.
     pub sha256: String,
 }
+
+/// Bytes in lower-case hexadecimal, as the manifest has hashes.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,5 +1,6 @@
 //! The scan before a plan: a row for each document that the filters admit.
 
+use super::inspect::with_long_line;
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::ExportConfig;
@@ -11,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::input::{Chunk, Cutter, Shard};
 use crate::scan::ScanJob;
 use crate::scan::engine::Engine;
-use crate::scan::reference::{Judgement, judge};
 use crate::select::rows::{ChunkRows, DocRow, MAX_VALUES, Names, RowStore};
 use crate::select::spill::Spill;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -141,18 +141,6 @@ impl Collect<'_> {
             }
         }
     }
-
-    /// A chunk that is one line, too long for a row, and so no document.
-    fn long_line(&self, chunk: &Chunk, local: &mut Local) {
-        local.ledger.lines += 1;
-        match judge(chunk.strip_suffix(b"\n").unwrap_or(chunk), &self.job()) {
-            Judgement::Rejected(rejection) => {
-                local.ledger.rejected += 1;
-                local.rejects.add(rejection.reason);
-            }
-            _ => local.ledger.blank += 1,
-        }
-    }
 }
 
 impl Work for Collect<'_> {
@@ -177,11 +165,7 @@ impl Work for Collect<'_> {
 
     fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<ChunkRows> {
         let mut found = ChunkRows { shard: chunk.shard, offset: chunk.offset, ..ChunkRows::default() };
-        if chunk.is_too_long_for_rows() {
-            self.long_line(&chunk, local);
-        } else {
-            self.lines(&chunk, rows, local, &mut found);
-        }
+        self.lines(&chunk, &with_long_line(&chunk, rows, &self.job()), local, &mut found);
         chunk.check()?;
         self.progress.add(chunk.len() as u64, 0, 0);
         Ok(found)

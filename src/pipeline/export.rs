@@ -6,7 +6,7 @@ use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
-use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles};
+use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles, hex};
 use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::selection::Fate;
@@ -22,7 +22,7 @@ use crate::select::plan::Leakage;
 use crate::select::rows::{ChunkRows, RowStore};
 use crate::select::spill::Spill;
 use crate::write::line::LineWriter;
-use crate::write::output::{FileRecord, Lines, Outputs, hex};
+use crate::write::output::{FileRecord, Lines, Outputs};
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject};
 use crate::write::stage::{MANIFEST, STATS, Stage};
 use serde_json::Value;
@@ -100,6 +100,9 @@ pub fn export(
     let needs_plan = config.selection.needs_plan();
     let make_plan = || Planned::new(config, shards, engine, &spill, progress, stop);
     let planned = needs_plan.then(make_plan).transpose()?;
+    if needs_plan {
+        tracing::info!("The plan is made: writing the splits");
+    }
     let export = Export::new(config, shards, &stage, progress, planned.as_ref(), &spill)?;
     let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
     let locals = scheduler::run(&export, cutter, engine, config.run.threads, stop)?;

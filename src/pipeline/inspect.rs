@@ -1,5 +1,6 @@
 //! `validate` and `stats`: steps 5 and 6 of the workshop, on files that are already there.
 
+use super::numbering::LineNumbers;
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::RunConfig;
@@ -202,12 +203,7 @@ pub fn validate(
     let found = group.files.is_some();
     let mut validation = Validation { name: group.name.clone(), found, ..Validation::default() };
     let Some(files) = &group.files else { return Ok(validation) };
-    let work = Validate {
-        files,
-        schema: schema(&[(METADATA, "present")]),
-        ordered: Mutex::new(FirstErrors { shard: 0, lines: 0, shown: Vec::new() }),
-        progress,
-    };
+    let work = Validate { files, schema: schema(&[(METADATA, "present")]), ordered: Mutex::default(), progress };
     let cutter = Cutter::new(Arc::clone(files), run.chunk_size);
     for local in scheduler::run(&work, cutter, engine, run.threads, stop)? {
         validation.documents += local.documents;
@@ -225,10 +221,9 @@ struct Validate<'a> {
     progress: &'a Progress,
 }
 
+#[derive(Default)]
 struct FirstErrors {
-    shard: usize,
-    /// Lines of the shard before the chunk at hand.
-    lines: u64,
+    numbers: LineNumbers,
     shown: Vec<String>,
 }
 
@@ -293,12 +288,10 @@ impl Work for Validate<'_> {
 
     fn commit(&self, done: ChunkErrors) -> Result<()> {
         let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        if ordered.shard != done.shard {
-            (ordered.shard, ordered.lines) = (done.shard, 0);
-        }
+        let before = ordered.numbers.before(done.shard, done.lines);
         for (line, error) in done.first {
             if ordered.shown.len() < SHOWN_ERRORS {
-                let number = ordered.lines + line + 1;
+                let number = before + line + 1;
                 // A split of one file is reported as the workshop does; of several, the file is named.
                 let file = if self.files.len() > 1 {
                     format!("{}: ", show(&self.files[done.shard].name))
@@ -308,7 +301,6 @@ impl Work for Validate<'_> {
                 ordered.shown.push(format!("{file}Line {number}: {error}"));
             }
         }
-        ordered.lines += done.lines;
         Ok(())
     }
 }
@@ -451,10 +443,9 @@ pub fn stats(
 /// If the file cannot be written.
 pub fn write_stats(folder: &Path, stats: &Value) -> Result<PathBuf> {
     let path = folder.join(STATS);
-    let mut text = serde_json::to_vec_pretty(stats).map_err(std::io::Error::from).context(&path, "write")?;
-    text.push(b'\n');
+    let text = format!("{stats:#}\n");
     let mut file = tempfile::NamedTempFile::new_in(folder).context(folder, "write")?;
-    std::io::Write::write_all(&mut file, &text).context(&path, "write")?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).context(&path, "write")?;
     use std::os::unix::fs::PermissionsExt;
     // A temporary file is its owner's alone; a result is for whoever may read the others.
     file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).context(&path, "write")?;

@@ -5,6 +5,7 @@ pub mod engine;
 pub mod export;
 pub mod inspect;
 mod memory;
+mod numbering;
 pub mod plan;
 mod scheduler;
 pub mod stop;

@@ -13,6 +13,7 @@ use super::yaml;
 use crate::domain::about::is_day;
 use crate::domain::histogram::Histogram;
 use crate::domain::manifest::SplitFiles;
+use crate::domain::manifest::hex;
 use crate::domain::origin::UNKNOWN;
 use crate::domain::schema::{Field, FieldType};
 use indicatif::HumanBytes;
@@ -41,7 +42,7 @@ pub struct File {
 /// The card, its plots, and the Croissant metadata.
 pub fn files(dataset: &Dataset) -> Vec<File> {
     let plots = plots(dataset);
-    let croissant = serde_json::to_string_pretty(&croissant::croissant(dataset)).unwrap_or_default() + "\n";
+    let croissant = format!("{:#}\n", croissant::croissant(dataset));
     let mut files =
         vec![File { name: FILE, text: card(dataset, &plots) }, File { name: croissant::FILE, text: croissant }];
     files.extend(plots);
@@ -85,8 +86,7 @@ const SEAL_END: &str = " -->\n";
 
 /// Adds a comment by which a card that nobody has touched can be told from one that somebody has.
 fn sealed(text: &str) -> String {
-    let digest: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{text}{SEAL}{digest}{SEAL_END}")
+    format!("{text}{SEAL}{}{SEAL_END}", hex(&Sha256::digest(text)))
 }
 
 /// Whether a card is as colophon wrote it.

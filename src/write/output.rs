@@ -7,6 +7,7 @@
 //! What is in a file depends on the lines alone: compression works on blocks of a fixed number of
 //! bytes, cut without regard to chunks.
 
+use crate::domain::manifest::hex;
 use crate::error::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, VecDeque};
@@ -474,13 +475,4 @@ impl OutputFile {
         let (split, documents) = (self.split, self.documents);
         FileRecord { name, split, bytes: written, documents, sha256: hex(&hash.finalize()) }
     }
-}
-
-/// Bytes in lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -1,6 +1,6 @@
 //! The quarantine: every rejected line as it was, and an index that says where it stood and why.
 
-use super::output::hex;
+use crate::domain::manifest::hex;
 use crate::domain::reason::Reason;
 use crate::error::{Context, Result, show};
 use crate::input::{Encoding, Shard};

@@ -2,7 +2,7 @@
 //! file and the cause, and none harms the earlier export.
 
 use crate::corpus::{self, Packing, Shard};
-use crate::harness::{Dir, Mount, SLOW, Snapshot, TestCommand, assert_same, is_root, skip};
+use crate::harness::{Dir, Mount, Running, SLOW, Snapshot, TestCommand, assert_same, is_root, skip};
 use crate::oracle::{Expected, Options};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -180,9 +180,7 @@ fn zeros_behind_a_gzip_member_are_no_damage() {
 fn change_while_read(change: impl Fn(&File), parts: &[&str]) {
     let (dir, earlier) = exported();
     dir.write("in/large.jsonl", corpus::large(24));
-    let mut run = dir.export().args(SLOW).spawn();
-    run.until_mapped("in/large.jsonl");
-    run.pause();
+    let run = Running::held_while_reading(|| dir.export().args(SLOW).spawn(), "in/large.jsonl", |_| true);
     change(&File::options().write(true).open(dir.path("in/large.jsonl")).expect("the shard"));
     run.resume();
     let run = run.wait();
@@ -257,9 +255,7 @@ fn a_shard_that_shrinks_before_its_turn_is_named() {
         dir.write("in/large.jsonl", corpus::large(12));
         let pack = |count| Packing::of(Path::new(name)).pack(corpus::documents(count).as_bytes());
         dir.write(name, pack(100));
-        let mut run = dir.export().args(SLOW).spawn();
-        run.until_mapped("in/large.jsonl");
-        run.pause();
+        let run = Running::held_while_reading(|| dir.export().args(SLOW).spawn(), "in/large.jsonl", |_| true);
         dir.write(name, pack(50));
         run.resume();
         run.wait().status(3).says(&[name]);
@@ -281,9 +277,7 @@ fn a_packed_shard_that_shrinks_while_it_is_read_is_named() {
     };
     let parts: Vec<_> = (0..80).map(|_| part()).collect();
     let shard = dir.write("in/b.jsonl.gz", parts.concat());
-    let mut run = dir.export().args(SLOW).spawn();
-    run.until_open("in/b.jsonl.gz");
-    run.pause();
+    let run = Running::held_while_reading(|| dir.export().args(SLOW).spawn(), "in/b.jsonl.gz", |_| true);
     let shorter = parts[..60].iter().map(Vec::len).sum::<usize>();
     File::options().write(true).open(shard).and_then(|file| file.set_len(shorter as u64)).expect("truncate");
     run.resume();
@@ -296,9 +290,8 @@ fn a_packed_shard_that_shrinks_while_it_is_read_is_named() {
 fn validation_survives_a_shard_that_shrinks() {
     let dir = Dir::new();
     let large = dir.write("large.jsonl", corpus::large(24));
-    let mut run = dir.colophon(["validate", "large.jsonl"]).args(SLOW).spawn();
-    run.until_mapped("large.jsonl");
-    run.pause();
+    let start = || dir.colophon(["validate", "large.jsonl"]).args(SLOW).spawn();
+    let run = Running::held_while_reading(start, "large.jsonl", |_| true);
     File::options().write(true).open(large).and_then(|file| file.set_len(100)).expect("truncate");
     run.resume();
     run.wait().status(3).says(&["large.jsonl", "shrank"]);
@@ -667,7 +660,7 @@ fn two_runs_on_one_output_folder_do_not_mix() {
     let mut first = dir.export().args(SLOW).spawn();
     first.until(|| dir.is_writing());
     // It holds still while the second one tries.
-    first.pause();
+    assert!(first.pause(), "it ended before it could be stopped");
     symlink("out", dir.path("link")).expect("a link");
     let absolute = dir.path("out").into_os_string();
     for output in [OsStr::new("out"), "link".as_ref(), "in/../out/.".as_ref(), &absolute] {

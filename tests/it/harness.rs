@@ -6,7 +6,7 @@
 //! the command, what it wrote and what lies in the folder: enough to understand it without doing it
 //! again.
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -21,6 +21,8 @@ use tempfile::TempDir;
 
 /// A run that takes longer than this hangs; the slowest takes a few seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(150);
+/// How often a test looks at what a run does.
+const POLL: Duration = Duration::from_micros(100);
 /// A user that may do nothing, on every Unix.
 const NOBODY: u32 = 65_534;
 /// The date that the tests' exports bear, so that their bytes do not change from day to day.
@@ -249,39 +251,48 @@ impl Running {
             if !self.is_running() {
                 return condition();
             }
-            std::thread::sleep(Duration::from_micros(100));
+            std::thread::sleep(POLL);
         }
         true
     }
 
-    /// Lets it run until it has opened a file whose path ends so.
-    #[track_caller]
-    pub fn until_open(&mut self, path: &str) {
-        let open_files = format!("/proc/{}/fd", self.child.id());
-        let is_open = || {
-            let links = fs::read_dir(&open_files).into_iter().flatten().flatten();
-            links.filter_map(|link| fs::read_link(link.path()).ok()).any(|file| file.ends_with(path))
-        };
-        self.until(is_open);
+    /// What it has written to standard error so far.
+    pub fn stderr(&mut self) -> String {
+        contents(&mut self.stderr)
     }
 
-    /// Lets it run until it has mapped a file whose path ends so: then it knows the file's size, too.
-    #[track_caller]
-    pub fn until_mapped(&mut self, path: &str) {
-        let maps = format!("/proc/{}/maps", self.child.id());
-        self.until(|| fs::read_to_string(&maps).is_ok_and(|maps| maps.lines().any(|line| line.ends_with(path))));
-    }
-
-    /// Has it hold still, with all its threads, until [`Running::resume`].
-    pub fn pause(&self) {
+    /// Has it hold still, with all its threads, until [`Running::resume`]; false if it has ended before.
+    pub fn pause(&mut self) -> bool {
         self.signal(Signal::STOP);
-        // The signal takes its time to reach every thread; then the parent is told.
-        let status = waitpid(Some(Pid::from_child(&self.child)), WaitOptions::UNTRACED).expect("a child");
-        assert!(
-            status.is_some_and(|(_, status)| status.stopped()),
-            "it ended before it could be stopped: {}",
-            self.command
-        );
+        // The signal takes its time to reach every thread; then the parent is told. Nothing is taken from a child
+        // that has ended, so that it can be waited for.
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), options).expect("a child");
+        status.is_some_and(|status| status.stopped())
+    }
+
+    /// Starts a run and has it hold still while it reads a file and `is_due` holds, with most of the file unread.
+    ///
+    /// Whoever watches a run may be late on a busy machine: how far it was when it stood still is looked at then,
+    /// and if it was too far it is ended and started again.
+    #[track_caller]
+    pub fn held_while_reading(
+        start: impl Fn() -> Running,
+        path: &str,
+        is_due: impl Fn(&mut Running) -> bool,
+    ) -> Running {
+        for _ in 0..50 {
+            let mut run = start();
+            let is_reading = |run: &mut Running| share_read(run.child.id(), path).is_some() && is_due(run);
+            while run.is_running() && !is_reading(&mut run) {
+                std::thread::sleep(POLL);
+            }
+            let is_held = run.pause() && is_reading(&mut run);
+            if is_held && share_read(run.child.id(), path).is_some_and(|share| share < 0.5) {
+                return run;
+            }
+        }
+        panic!("no run could be held while it read {path}");
     }
 
     pub fn resume(&self) {
@@ -326,6 +337,32 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// How much of a file whose path ends so a process has read, as a share of it; `None` if it does not read it now.
+fn share_read(process: u32, path: &str) -> Option<f64> {
+    share_touched(process, path).or_else(|| share_passed(process, path))
+}
+
+/// Of a mapped file: the pages it has touched, which `smaps` calls resident.
+fn share_touched(process: u32, path: &str) -> Option<f64> {
+    let maps = fs::read_to_string(format!("/proc/{process}/smaps")).ok()?;
+    let mut lines = maps.lines().skip_while(|line| !line.ends_with(path)).skip(1);
+    let mut kibibytes = |key: &str| -> Option<f64> {
+        lines.find_map(|line| line.strip_prefix(key))?.trim().strip_suffix(" kB")?.trim().parse().ok()
+    };
+    let size = kibibytes("Size:")?;
+    Some(kibibytes("Rss:")? / size)
+}
+
+/// Of an open file: what lies before its position.
+fn share_passed(process: u32, path: &str) -> Option<f64> {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).ok()?.flatten();
+    let links = open.filter_map(|link| Some((link.file_name(), fs::read_link(link.path()).ok()?)));
+    let (name, file) = { links }.find(|(_, file)| file.ends_with(path))?;
+    let info = fs::read_to_string(Path::new("/proc").join(process.to_string()).join("fdinfo").join(name)).ok()?;
+    let position: f64 = info.lines().find_map(|line| line.strip_prefix("pos:"))?.trim().parse().ok()?;
+    Some(position / fs::metadata(file).ok()?.len() as f64)
 }
 
 fn contents(file: &mut File) -> String {

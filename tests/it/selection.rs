@@ -1,7 +1,7 @@
 //! Which documents are exported, to which split, how often; and `plan`, which says so beforehand.
 
 use crate::corpus::{self, Packing};
-use crate::harness::{Dir, Mount, SLOW, TestCommand, assert_same};
+use crate::harness::{Dir, Mount, Running, SLOW, assert_same};
 use proptest::prelude::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -736,6 +736,10 @@ fn a_plan_too_large_for_memory_goes_to_disk() {
     assert_eq!(dir.names("disk"), [""; 0]);
 }
 
+fn is_planned(run: &mut Running) -> bool {
+    run.stderr().contains("The plan is made")
+}
+
 /// Rows and lines belong together only as long as the shard is the same: another text is noticed even if the
 /// file's time is what it was, and another value by the file's time.
 #[test]
@@ -751,10 +755,9 @@ fn a_shard_that_changes_between_scan_and_write_is_named() {
         let pack = |lines: &str| Packing::of(Path::new(name)).pack(lines.as_bytes());
         let path = dir.write(name, pack(&varied(100)));
         let time = std::fs::metadata(&path).and_then(|meta| meta.modified()).expect("a time");
-        dir.write("in/b.jsonl", corpus::large(6));
-        let mut run = dir.export().args(["--dedup", "exact"]).args(SLOW).spawn();
-        run.until_mapped("in/b.jsonl");
-        run.pause();
+        dir.write("in/b.jsonl", corpus::large(12));
+        let start = || dir.export().args(["--dedup", "exact"]).args(SLOW).spawn();
+        let run = Running::held_while_reading(start, "in/b.jsonl", |run| !is_planned(run));
         dir.write(name, pack(&varied(100).replacen(from, to, 1)));
         if keeps_time {
             std::fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(time)).expect("a file");
@@ -769,14 +772,14 @@ fn a_shard_that_changes_between_scan_and_write_is_named() {
 fn a_plan_can_be_stopped() {
     let dir = with("");
     dir.write("in/b.jsonl", corpus::large(24));
-    let start = |command: TestCommand<'_>| {
-        let mut run = command.args(["--split-method", "exact"]).args(SLOW).spawn();
-        run.until_mapped("in/b.jsonl");
+    for command in [&["export", "--output-dir", "out"][..], &["plan"]] {
+        let args = [command, &["--input-dir", "in", "--split-method", "exact"]].concat();
+        let start = || dir.colophon(&args).args(SLOW).spawn();
+        let run = Running::held_while_reading(start, "in/b.jsonl", |run| !is_planned(run));
         run.signal(Signal::TERM);
+        run.resume();
         assert_eq!(run.wait().code(), Some(143));
-    };
-    start(dir.export());
-    start(dir.colophon(["plan", "--input-dir", "in"]));
+    }
     assert_eq!(dir.names("."), ["in"]);
 }
 

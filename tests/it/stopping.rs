@@ -1,7 +1,7 @@
 //! Runs that are stopped: politely by a signal, or by force at any moment.
 
 use crate::corpus;
-use crate::harness::{Dir, Finished, SLOW, Snapshot, assert_same, skip};
+use crate::harness::{Dir, Finished, Running, SLOW, Snapshot, assert_same, skip};
 use crate::oracle;
 use rustix::process::Signal;
 use std::fs;
@@ -20,11 +20,11 @@ fn exported(mebibytes: usize) -> (Dir, Snapshot) {
 /// Asks a slow run to stop when it writes; checks status, speed and words.
 #[track_caller]
 fn stop(dir: &Dir, args: &[&str], signal: Signal, status: i32) -> Finished {
-    let mut run = dir.export().args(SLOW).args(args).spawn();
-    run.until_mapped("in/large.jsonl");
-    run.until(|| dir.is_writing());
+    let start = || dir.export().args(SLOW).args(args).spawn();
+    let run = Running::held_while_reading(start, "in/large.jsonl", |_| dir.is_writing());
     let asked = Instant::now();
     run.signal(signal);
+    run.resume();
     let run = run.wait().status(status).says(&[if status == 130 { "SIGINT" } else { "SIGTERM" }]);
     assert!(asked.elapsed() < Duration::from_secs(5), "it took {:?} to stop", asked.elapsed());
     run
@@ -72,9 +72,10 @@ fn validation_and_statistics_can_be_stopped() {
     let before = dir.snapshot("data");
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         for command in ["validate", "stats"] {
-            let mut run = dir.colophon([command, "data"]).args(SLOW).spawn();
-            run.until_mapped("data/train.jsonl");
+            let start = || dir.colophon([command, "data"]).args(SLOW).spawn();
+            let run = Running::held_while_reading(start, "data/train.jsonl", |_| true);
             run.signal(signal);
+            run.resume();
             let run = run.wait().status(status);
             assert!(run.took < Duration::from_secs(5), "{:?}", run.took);
             assert_same(&before, &dir.snapshot("data"), command);

@@ -1,11 +1,10 @@
 //! The files of an export: which are there, how large they are, and what they hash to.
 
 use super::Problems;
-use crate::domain::manifest::Manifest;
+use crate::domain::manifest::{Manifest, hex};
 use crate::error::{Context, Result, show};
 use crate::pipeline::scheduler::Progress;
 use crate::pipeline::stop::Stop;
-use crate::write::output::hex;
 use crate::write::stage::{FAILED, MANIFEST, is_own_failed};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};

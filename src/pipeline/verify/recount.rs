@@ -11,6 +11,7 @@ use crate::domain::stats::{Described, Stats};
 use crate::error::{Error, Result, show};
 use crate::input::{Chunk, Cutter, Encoding, Shard};
 use crate::pipeline::inspect::with_long_line;
+use crate::pipeline::numbering::LineNumbers;
 use crate::pipeline::scheduler::{self, Progress, Work};
 use crate::scan::{ScanJob, detail};
 use serde_json::{Map, Value};
@@ -73,7 +74,7 @@ impl Recount {
                 stats: &stats,
                 expected: &expected,
                 described: &described,
-                ordered: Mutex::new(Found { shard: 0, before: 0, ..found }),
+                ordered: Mutex::new(Found { numbers: LineNumbers::default(), ..found }),
                 progress: of.progress,
             };
             let cutter = Cutter::new(Arc::clone(&shards), of.run.chunk_size);
@@ -201,9 +202,7 @@ fn plain_schema(metadata: &str) -> Schema {
 /// What was found, in input order.
 #[derive(Default)]
 struct Found {
-    shard: usize,
-    /// Lines of the shard before the chunk at hand.
-    before: u64,
+    numbers: LineNumbers,
     lines: u64,
     files: BTreeMap<String, u64>,
     json: Problems,
@@ -277,9 +276,7 @@ impl Work for Count<'_> {
 
     fn commit(&self, done: Done) -> Result<()> {
         let found = &mut *self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.shard != done.shard {
-            (found.shard, found.before) = (done.shard, 0);
-        }
+        let before = found.numbers.before(done.shard, done.lines);
         let file = show(&self.shards[done.shard].name);
         for (line, of, fault) in done.faults {
             let problems = match of {
@@ -287,9 +284,8 @@ impl Work for Count<'_> {
                 Of::Text => &mut found.text,
                 Of::Fields => &mut found.fields,
             };
-            problems.add(format!("{file}, line {}: {}", found.before + line + 1, fault.unwrap_or_default()));
+            problems.add(format!("{file}, line {}: {}", before + line + 1, fault.unwrap_or_default()));
         }
-        found.before += done.lines;
         found.lines += done.lines;
         *found.files.entry(file).or_default() += done.documents;
         Ok(())

@@ -6,12 +6,13 @@
 use super::files::Files;
 use super::recount::{Recount, shards};
 use super::{Problems, Verification};
+use crate::domain::origin::decoded;
 use crate::domain::row::{Rows, Verdict};
 use crate::error::{Result, show};
 use crate::input::{Chunk, Cutter, Shard};
+use crate::pipeline::numbering::LineNumbers;
 use crate::pipeline::scheduler::{self, Work};
 use crate::scan::ScanJob;
-use crate::scan::reference::Decoder;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,9 +84,7 @@ struct Compare<'a> {
 /// What was found, in input order.
 #[derive(Default)]
 struct Found {
-    shard: usize,
-    /// Lines of the shard before the chunk at hand.
-    lines: u64,
+    numbers: LineNumbers,
     /// Texts with their places.
     texts: Vec<(Text, String)>,
 }
@@ -110,9 +109,8 @@ impl Work for Compare<'_> {
         let mut done = Done { shard: chunk.shard, lines: rows.rows.len().max(1) as u64, texts: Vec::new() };
         for (number, (row, spans)) in rows.iter().enumerate() {
             if row.verdict() == Verdict::Document && self.suspects.contains(&row.hash) {
-                let text = spans[self.recount.schema.text_source()].of(row.line(&chunk));
-                let text: String = Decoder::new(text).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
-                done.texts.push((number as u64, Sha256::digest(text.as_bytes()).into()));
+                let text = decoded(spans[self.recount.schema.text_source()].of(row.line(&chunk)));
+                done.texts.push((number as u64, Sha256::digest(text).into()));
             }
         }
         chunk.check()?;
@@ -121,13 +119,10 @@ impl Work for Compare<'_> {
 
     fn commit(&self, done: Done) -> Result<()> {
         let found = &mut *self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.shard != done.shard {
-            (found.shard, found.lines) = (done.shard, 0);
-        }
-        let (file, before) = (show(&self.shards[done.shard].name), found.lines);
+        let before = found.numbers.before(done.shard, done.lines);
+        let file = show(&self.shards[done.shard].name);
         let place = |line: u64| format!("{file}, line {}", before + line + 1);
         found.texts.extend(done.texts.into_iter().map(|(line, text)| (text, place(line))));
-        found.lines += done.lines;
         Ok(())
     }
 }
