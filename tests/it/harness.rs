@@ -256,11 +256,6 @@ impl Running {
         true
     }
 
-    /// What it has written to standard error so far.
-    pub fn stderr(&mut self) -> String {
-        contents(&mut self.stderr)
-    }
-
     /// Has it hold still, with all its threads, until [`Running::resume`]; false if it has ended before.
     pub fn pause(&mut self) -> bool {
         self.signal(Signal::STOP);

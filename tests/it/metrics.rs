@@ -132,12 +132,12 @@ fn several_commands_in_one_process_add_up() {
     );
 }
 
-/// A run that is at work on so much input.
+/// A run that is at work on so much input, and holds still.
+#[track_caller]
 fn at_work(dir: &Dir, mebibytes: usize, args: &[&str]) -> Running {
     dir.write("in/large.jsonl", corpus::large(mebibytes));
-    let mut run = dir.export().args(SLOW).args(args).spawn();
-    run.until(|| dir.is_writing());
-    run
+    let start = || dir.export().args(SLOW).args(args).spawn();
+    Running::held_while_reading(start, "in/large.jsonl", |_| dir.is_writing())
 }
 
 #[test]
@@ -148,6 +148,7 @@ fn a_run_that_is_stopped_says_so() {
     assert_values(&meanwhile, &[("running", 1.0)]);
     assert!(!meanwhile.contains_key("colophon_exit_status"), "{meanwhile:?}");
     run.signal(Signal::TERM);
+    run.resume();
     let _ = run.wait().status(143);
     assert_values(&values(&dir.text("m.prom")), &[("running", 0.0), ("exit_status", 143.0)]);
     assert_eq!(dir.names("."), ["in", "m.prom"]);
@@ -155,13 +156,7 @@ fn a_run_that_is_stopped_says_so() {
 
 /// The address that a run serves at, as its log says.
 fn address(run: &mut Running) -> String {
-    let mut log = String::new();
-    let marker = "http://";
-    while !log.contains("/metrics") {
-        assert!(run.is_running(), "it ended");
-        std::thread::sleep(Duration::from_millis(5));
-        log = run.stderr();
-    }
+    let (log, marker) = (run.stderr(), "http://");
     let rest = &log[log.find(marker).expect("an address") + marker.len()..];
     rest.split('/').next().expect("an address").to_owned()
 }
@@ -171,6 +166,7 @@ fn the_endpoint_answers_while_the_run_is_at_work() {
     let dir = Dir::new();
     let mut run = at_work(&dir, 64, &["--metrics-addr", "127.0.0.1:0"]);
     let address = address(&mut run);
+    run.resume();
     let mut connection = TcpStream::connect(&address).expect("a connection");
     connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
     let mut answer = String::new();
@@ -235,7 +231,6 @@ fn a_log_for_machines_has_progress() {
     let dir = Dir::new();
     let run = at_work(&dir, 16, &["--log-format", "json"]);
     // Progress is due every five seconds; a run that holds still meanwhile need not be long.
-    run.pause();
     std::thread::sleep(Duration::from_secs(6));
     run.resume();
     let run = run.wait().status(0);
