@@ -285,9 +285,15 @@ impl Large<'_> {
         let mut best: Option<Open> = None;
         for upload in uploads {
             let Some(id) = upload.upload_id() else { continue };
-            let Some(parts) = self.arrived(id).await? else { continue };
-            let has_ours = upload.checksum_algorithm() == Some(&ChecksumAlgorithm::Sha256)
-                || parts.iter().any(|part| part.checksum_sha256().is_some());
+            let is_ours = upload.checksum_algorithm() == Some(&ChecksumAlgorithm::Sha256);
+            let Some(parts) = self.arrived(id).await? else {
+                // What cannot be taken up must not stay either.
+                if is_ours {
+                    abort(self.store, &self.file.name, id).await;
+                }
+                continue;
+            };
+            let has_ours = is_ours || parts.iter().any(|part| part.checksum_sha256().is_some());
             match self.matching(&parts).await? {
                 Some(parts) if has_ours || !parts.is_empty() => {
                     let open = Open { id: id.into(), parts };
@@ -324,7 +330,7 @@ impl Large<'_> {
         }
     }
 
-    /// Parts of an upload that have arrived; nothing if it vanished.
+    /// Parts of an upload that have arrived; nothing if it vanished, or if the server does not say.
     async fn arrived(self, id: &str) -> Result<Option<Vec<Part>>> {
         let Large { store, file, .. } = self;
         let (mut parts, mut marker) = (Vec::new(), None::<String>);
