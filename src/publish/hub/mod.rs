@@ -1,8 +1,8 @@
 //! Uploads to the Hugging Face Hub.
 //!
 //! A reader sees nothing of an upload but its end: all files change in one commit. Before that, the content of large
-//! files goes to a store where nobody sees it ([`xet`]); the commit itself carries the small ones. It names the commit
-//! that it was planned on ([`plan`]), so that a change by somebody else is noticed and never overwritten.
+//! files goes to a store where nobody sees it (`xet`); the commit itself carries the small ones. It names the commit
+//! that it was planned on (`plan`), so that a change by somebody else is noticed and never overwritten.
 
 mod account;
 mod api;
