@@ -4,7 +4,7 @@
 
 use crate::corpus::{self, Shard};
 use crate::emulated::standin;
-use crate::harness::{Dir, Snapshot, TestCommand, assert_same};
+use crate::harness::{Dir, Finished, Snapshot, TestCommand, assert_same};
 use crate::hostile;
 use std::path::Path;
 
@@ -139,6 +139,18 @@ const LOST: [&str; 9] = [
     "cuEventRecord:4:719:lost",
 ];
 
+/// A run in which a GPU takes part. Where cores go on meanwhile, they may be done before it is open, on a busy machine
+/// above all: then it is run again.
+fn in_time(run: impl Fn() -> Finished, takes_part: impl Fn(&Finished) -> bool) -> Finished {
+    for _ in 0..30 {
+        let run = run();
+        if takes_part(&run) {
+            return run;
+        }
+    }
+    panic!("the GPU never took part");
+}
+
 #[test]
 fn a_gpu_that_fails_in_the_middle_gives_its_work_back() {
     let (dir, _) = exported();
@@ -151,10 +163,10 @@ fn a_gpu_that_fails_in_the_middle_gives_its_work_back() {
         let run = |args: &[&str]| with_standin(export(&dir, args), &library, &env).run();
         run(&["--device", "cuda"]).status(3).says(&["GPU 0 (colophon emulator)", "CUDA_ERROR"]);
         assert_same(&expected, &dir.snapshot("out"), fault);
-        // Slow cores, so that the GPU is open in time.
-        let auto = ["--device", "auto", "--gpu-from", "0", "--scanner", "reference", "--threads", "2"];
-        let run = run(&auto).status(0);
-        assert!(run.stderr.contains("the run goes on without it"), "{fault}: {}", run.stderr);
+        let run = in_time(
+            || run(&["--device", "auto", "--gpu-from", "0", "--scanner", "reference", "--threads", "2"]).status(0),
+            |run| run.stderr.contains("the run goes on without it"),
+        );
         assert_eq!(run.stderr.matches("goes on without it").count(), 1, "{}", run.stderr);
         assert_same(&expected, &dir.snapshot("out"), fault);
     }
@@ -180,12 +192,14 @@ fn the_other_gpus_go_on() {
 #[test]
 fn lines_too_short_for_a_gpu_are_left_to_the_cores() {
     let dir = Dir::new();
-    dir.write("in/a.jsonl", "{\"text\":\"a b\"}\n".repeat(600_000));
+    // Two chunks, each of more lines than a slot has room for.
+    dir.write("in/a.jsonl", "{\"text\":\"a b\"}\n".repeat(2 * ((8 << 20) / 15)));
     export(&dir, &["--device", "cpu"]).run().status(0);
     let expected = dir.snapshot("out");
     for args in [["--device", "cuda"], ["--device", "auto"]] {
-        let run =
-            with_standin(export(&dir, &args), &standin(None), &[]).args(["--gpu-from", "0", "--threads", "1"]).run();
+        let run = with_standin(export(&dir, &args), &standin(None), &[])
+            .args(["--gpu-from", "0", "--threads", "1", "--chunk-size", "8MiB"])
+            .run();
         let run = run.status(0);
         assert_eq!(run.json()["gpu_bytes"], 0);
         assert_same(&expected, &dir.snapshot("out"), args[1]);
@@ -200,9 +214,9 @@ fn cores_and_gpu_share_a_run() {
     let expected = dir.snapshot("out");
     let bytes: u64 = expected.files().map(|(_, bytes)| bytes.len() as u64).sum();
     let args = ["--device", "auto", "--gpu-from", "0", "--scanner", "reference", "--threads", "2"];
-    let report = with_standin(export(&dir, &args), &standin(None), &[]).run().status(0).json();
-    let on_gpu = report["gpu_bytes"].as_u64().expect("a number");
-    assert!(on_gpu > 0 && on_gpu < bytes, "{on_gpu} of about {bytes} bytes");
+    let on_gpu = |run: &Finished| run.json()["gpu_bytes"].as_u64().expect("a number");
+    let run = in_time(|| with_standin(export(&dir, &args), &standin(None), &[]).run().status(0), |run| on_gpu(run) > 0);
+    assert!(on_gpu(&run) < bytes, "{} of about {bytes} bytes", on_gpu(&run));
     assert_same(&expected, &dir.snapshot("out"), "shared");
 }
 
