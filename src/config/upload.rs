@@ -62,7 +62,7 @@ pub struct UploadArgs {
     #[serde(deserialize_with = "list")]
     pub part_size: Option<String>,
 
-    /// If the dataset has to be created, make it private [default]
+    /// If the dataset has to be created, make it private (the default)
     #[arg(long, help_heading = HUB, env = "COLOPHON_PRIVATE", value_parser = FalseyValueParser::new())]
     pub private: bool,
 
