@@ -651,7 +651,10 @@ fn run_job(global: &Global, file: JobFile) -> Result<Outcome> {
     if let Some(upload) = &upload {
         upload::check_feature(&upload.target)?;
     }
+    // A signal between two steps is for the next.
+    let stop = Stop::on_signals()?;
     let exported = export(global, &config)?;
+    stop.check()?;
     let mut json = serde_json::Map::from_iter([("export".to_owned(), exported.json)]);
     let mut text = exported.text;
     let sound;
@@ -664,7 +667,6 @@ fn run_job(global: &Global, file: JobFile) -> Result<Outcome> {
         }
         // The upload verifies first, so that it is done once.
         Some(upload) => {
-            let stop = Stop::on_signals()?;
             let published = publish(global, &config.output, &upload, &stop)?;
             let (verified, receipt) = match published {
                 Published::Unsound(report) => (Some(report), None),

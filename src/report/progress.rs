@@ -85,7 +85,7 @@ fn style(template: &str) -> ProgressStyle {
 fn counts(progress: &Progress) -> String {
     let documents = super::summary::thousands(progress.documents.load(Ordering::Relaxed));
     if progress.counted == Counted::Files {
-        return format!("{documents} files");
+        return format!("{documents} file{}", if documents == "1" { "" } else { "s" });
     }
     match progress.rejected.load(Ordering::Relaxed) {
         0 => format!("{documents} documents"),

@@ -2,7 +2,7 @@
 //! `TestCommand`.
 //!
 //! Every test has a folder of its own, which is the working folder of what it runs; none sees the
-//! `COLOPHON_*` variables of whoever runs the tests. A run that is not as expected fails the test with
+//! `COLOPHON_*`, `AWS_*` and `HF_*` variables of whoever runs the tests. A run that is not as expected fails the test with
 //! the command, what it wrote and what lies in the folder: enough to understand it without doing it
 //! again.
 
@@ -25,6 +25,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(150);
 const POLL: Duration = Duration::from_micros(100);
 /// A user that may do nothing, on every Unix.
 const NOBODY: u32 = 65_534;
+/// Variables of whoever runs the tests, which no test is to see.
+const FOREIGN: [&str; 3] = ["COLOPHON_", "AWS_", "HF_"];
 /// The date that the tests' exports bear, so that their bytes do not change from day to day.
 pub const DATE: &str = "2024-01-15";
 
@@ -171,8 +173,10 @@ impl TestCommand<'_> {
         let mut words = self.wrapper.iter().map(OsString::as_os_str).chain([env!("CARGO_BIN_EXE_colophon").as_ref()]);
         let mut command = Command::new(words.next().expect("at least the program"));
         command.args(words).args(&self.args).current_dir(self.dir.root()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COLOPHON_")) {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if FOREIGN.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                command.env_remove(name);
+            }
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if self.nobody {

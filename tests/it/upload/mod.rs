@@ -97,6 +97,43 @@ fn parts_of_another_content_are_removed() {
     assert_published(&server, &dir);
 }
 
+/// While files are replaced no manifest stands beside them; what the earlier one listed is remembered over a kill.
+#[test]
+fn an_earlier_manifest_does_not_stand_beside_new_files() {
+    let (server, dir) = (S3Server::listing(), exported());
+    server.upload(&dir).run().status(0);
+    dir.export().args(["--shard-size", "4MiB"]).run().status(0);
+    let hang = Action::Delay(std::time::Duration::from_secs(30));
+    let fault = Fault { method: "PUT", part: "/train-".into(), after: 1, times: usize::MAX, action: hang };
+    server.proxy().inject(fault);
+    let mut run = server.upload(&dir).args(["--concurrency", "1", "--delete"]).spawn();
+    run.until(|| server.proxy().seen("PUT", "/train-") == 2);
+    run.signal(rustix::process::Signal::KILL);
+    run.wait();
+    let left = server.published();
+    assert!(left.contains_key("train.jsonl") && !left.contains_key("manifest.json"), "{:?}", left.keys());
+    server.proxy().reset();
+    let receipt = server.upload(&dir).args(["--delete", "--json"]).run().status(0).json();
+    let deleted: Vec<_> = receipt["deleted"].as_array().into_iter().flatten().map(|entry| &entry["path"]).collect();
+    assert!(deleted.iter().any(|path| *path == "train.jsonl"), "{deleted:?}");
+    assert_published(&server, &dir);
+    assert!(!server.file(".colophon/replaced-manifest.json").exists());
+}
+
+/// At the defaults an upload needs little memory, whatever the size of its files.
+#[test]
+fn memory_is_bounded() {
+    let (server, dir) = (S3Server::plain(), Dir::new());
+    dir.write("in/large.jsonl", crate::corpus::large(300));
+    dir.export().run().status(0);
+    let endpoint = format!("http://{}", server.proxy().address);
+    let upload = dir.colophon(["upload", "out", &server.target(), "--endpoint-url", &endpoint, "--path-style"]);
+    // Of anonymous memory: pages of mapped files are the kernel's to drop.
+    let run = server.environment(upload, SECRET).args(["--no-verify"]).after("ulimit -d 262144").run().status(0);
+    assert_discreet(&server, &run);
+    assert_published(&server, &dir);
+}
+
 /// `run` does all steps as the job file says, and each once.
 #[test]
 fn a_job_file_from_export_to_summary() {
