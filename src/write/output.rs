@@ -4,9 +4,6 @@
 //! compressing a third are jobs of their own, so that all workers can be busy with one file. Each file
 //! has two lanes, hash and write; a lane does one job at a time.
 //!
-//! SHA-256 in hardware mostly waits for itself: each round needs the one before, and little of the core is busy. A
-//! worker that puts lines together therefore hashes earlier ones between its own: see [`HashAlong`].
-//!
 //! What is in a file depends on the lines alone: compression works on blocks of a fixed number of
 //! bytes, cut without regard to chunks.
 
@@ -35,9 +32,6 @@ pub enum Proof {
     /// others. (Files that are packed are proved as a whole.)
     Blocks,
 }
-
-/// Bytes in blocks up to which hashing can wait for workers that do it along the way; above, it is a job of its own.
-const PATIENCE: usize = 8 << 20;
 
 /// How the split files are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -121,8 +115,6 @@ struct State {
     active: BTreeSet<usize>,
     /// Bytes in blocks that are not done.
     queued: usize,
-    /// Whether no more lines will come.
-    closed: bool,
     spare: Vec<Vec<u8>>,
 }
 
@@ -139,8 +131,6 @@ struct OutputFile {
     blocks: VecDeque<Block>,
     /// How many blocks were taken off the queue's front.
     gone: usize,
-    /// Bytes of the next block to hash that are hashed already.
-    hashed: usize,
     hash: Lane<Prover>,
     write: Lane<Writer>,
 }
@@ -165,13 +155,10 @@ impl Prover {
         Prover { proof, hash: Sha256::new(), bytes: 0, blocks: Vec::new() }
     }
 
+    /// Adds bytes; without compression, whole lines.
     fn update(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.bytes += bytes.len() as u64;
-    }
-
-    /// Says that without compression a line ends here.
-    fn end_line(&mut self) {
         if self.proof == Proof::Blocks && self.bytes >= PROVED_BLOCK {
             self.end_block();
         }
@@ -227,21 +214,6 @@ impl Part {
     }
 }
 
-/// Hashes blocks a little at a time, for a worker that does something else in between.
-pub struct HashAlong<'a> {
-    outputs: &'a Outputs,
-    current: Option<Hashing>,
-}
-
-/// A block in a file's hash lane.
-struct Hashing {
-    file: usize,
-    block: usize,
-    hash: Prover,
-    /// What is not hashed yet.
-    part: Part,
-}
-
 /// Something that a worker can do for a file now.
 pub struct Job {
     file: usize,
@@ -269,15 +241,7 @@ impl Outputs {
     ) -> Result<Outputs> {
         let current = vec![NO_FILE; splits];
         let pack = compression.is_some();
-        let state = State {
-            files: Vec::new(),
-            current,
-            pack,
-            active: BTreeSet::new(),
-            queued: 0,
-            closed: false,
-            spare: Vec::new(),
-        };
+        let state = State { files: Vec::new(), current, pack, active: BTreeSet::new(), queued: 0, spare: Vec::new() };
         let outputs = Outputs { folder: folder.into(), compression, shard_size, proof, state: Mutex::new(state) };
         {
             let mut state = outputs.lock();
@@ -342,7 +306,6 @@ impl Outputs {
             pending: Vec::new(),
             blocks: VecDeque::new(),
             gone: 0,
-            hashed: 0,
             hash: Lane { next: 0, tool: Some(Prover::new(self.proof)) },
             write: Lane { next: 0, tool: Some(Writer { file: Some(file), written: 0 }) },
         });
@@ -352,7 +315,6 @@ impl Outputs {
     /// No more lines will come: what is pending goes on its way.
     pub fn close(&self) {
         let mut state = self.lock();
-        state.closed = true;
         for split in 0..state.current.len() {
             state.finish_pending(split);
         }
@@ -361,17 +323,11 @@ impl Outputs {
     /// The most urgent job there is, if any.
     pub fn pick(&self) -> Option<Job> {
         let mut state = self.lock();
-        let can_wait = state.can_wait();
         let State { files, active, .. } = &mut *state;
         active.iter().find_map(|&file| {
-            let (block, work) = files[file].pick(can_wait)?;
+            let (block, work) = files[file].pick()?;
             Some(Job { file, block, work })
         })
-    }
-
-    /// For a worker that will call [`HashAlong::step`] while it puts lines together.
-    pub fn hash_along(&self) -> HashAlong<'_> {
-        HashAlong { outputs: self, current: self.lock().pick_hash() }
     }
 
     /// Does a job.
@@ -391,7 +347,9 @@ impl Outputs {
             }
             Work::Hash(mut hash, part) => {
                 hash.update(part.bytes());
-                self.lock().hashed(file, block, hash, part);
+                let mut state = self.lock();
+                state.files[file].hash.tool = Some(hash);
+                state.done(file, block, part, |block| block.hashed = true);
             }
             Work::Write(mut writer, part) => {
                 let result = writer.file.as_mut().map_or(Ok(()), |file| file.write_all(part.bytes()));
@@ -434,62 +392,7 @@ impl Outputs {
     }
 }
 
-impl HashAlong<'_> {
-    /// Hashes twice as many bytes as this, if so many wait: only one worker at a time can do it for a file, and the
-    /// others' lines are to be hashed, too.
-    pub fn step(&mut self, bytes: usize) {
-        let Some(Hashing { hash, part, .. }) = &mut self.current else { return };
-        let now = part.range.len().min(2 * bytes);
-        hash.update(&part.bytes()[..now]);
-        part.range.start += now;
-        if part.range.is_empty()
-            && let Some(Hashing { file, block, hash, part }) = self.current.take()
-        {
-            let mut state = self.outputs.lock();
-            state.hashed(file, block, hash, part);
-            self.current = state.pick_hash();
-        }
-    }
-}
-
-impl Drop for HashAlong<'_> {
-    /// Leaves the rest of the block to whoever hashes next.
-    fn drop(&mut self) {
-        if let Some(Hashing { file, block, hash, part }) = self.current.take() {
-            let file = &mut self.outputs.lock().files[file];
-            let whole = file.ready(block).map_or(0, |part| part.range.len());
-            file.hashed = whole - part.range.len();
-            file.hash = Lane { next: block, tool: Some(hash) };
-        }
-    }
-}
-
 impl State {
-    /// Whether hashing can be left to workers that do it along the way.
-    fn can_wait(&self) -> bool {
-        !self.closed && self.queued <= PATIENCE
-    }
-
-    /// Takes the hash lane of a file that has something to hash, if hashing can wait. If it cannot, it is better done
-    /// at full speed.
-    fn pick_hash(&mut self) -> Option<Hashing> {
-        if !self.can_wait() {
-            return None;
-        }
-        let State { files, active, .. } = self;
-        active.iter().find_map(|&file| {
-            let (block, hash, part) = files[file].pick_hash()?;
-            Some(Hashing { file, block, hash, part })
-        })
-    }
-
-    /// Takes a block's hash back.
-    fn hashed(&mut self, file: usize, block: usize, mut hash: Prover, part: Part) {
-        hash.end_line();
-        self.files[file].hash.tool = Some(hash);
-        self.done(file, block, part, |block| block.hashed = true);
-    }
-
     fn current_file(&mut self, split: usize) -> &mut OutputFile {
         let index = self.current[split];
         &mut self.files[index]
@@ -585,18 +488,12 @@ impl Block {
 }
 
 impl OutputFile {
-    /// Takes the hash lane, if it is free, with what is next in it.
-    fn pick_hash(&mut self) -> Option<(usize, Prover, Part)> {
-        let mut part = self.ready(self.hash.next)?;
-        let tool = self.hash.tool.take()?;
-        part.range.start += std::mem::take(&mut self.hashed);
-        self.hash.next += 1;
-        Some((self.hash.next - 1, tool, part))
-    }
-
-    fn pick(&mut self, hash_can_wait: bool) -> Option<(usize, Work)> {
-        if !hash_can_wait && let Some((block, tool, part)) = self.pick_hash() {
-            return Some((block, Work::Hash(tool, part)));
+    fn pick(&mut self) -> Option<(usize, Work)> {
+        if let Some(part) = self.ready(self.hash.next)
+            && let Some(tool) = self.hash.tool.take()
+        {
+            self.hash.next += 1;
+            return Some((self.hash.next - 1, Work::Hash(tool, part)));
         }
         if let Some(part) = self.ready(self.write.next)
             && let Some(tool) = self.write.tool.take()
@@ -632,48 +529,5 @@ impl OutputFile {
         let (sha256, blocks) = self.hash.tool.expect("the lane is idle").finish();
         let written = self.write.tool.expect("the lane is idle").written;
         FileRecord { name, split: self.split, bytes: written, documents: self.documents, sha256, blocks }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Blocks are hashed in pieces of any size, by whoever has the lane, some along the way and some not.
-    #[test]
-    fn hashing_in_pieces_gives_the_file_s_hash() {
-        for (compression, shard_size) in [(None, None), (None, Some(5000)), (Some(Compression::Zstd), None)] {
-            for step in [0, 1, 31, 64, 700, 1 << 20] {
-                let folder = tempfile::tempdir().expect("a folder");
-                let outputs = Outputs::create(folder.path(), 2, compression, shard_size, Proof::Whole).expect("files");
-                for chunk in 0..30 {
-                    for split in 0..2 {
-                        let bytes = format!("{chunk} of {split}\n").repeat(chunk * 10).into_bytes();
-                        let ends = memchr::memchr_iter(b'\n', &bytes).map(|at| at + 1).collect();
-                        outputs.append(split, Lines { bytes, ends }).expect("appended");
-                    }
-                    let (mut one, mut other) = (outputs.hash_along(), outputs.hash_along());
-                    for _ in 0..20 {
-                        one.step(step);
-                        other.step(step / 3);
-                    }
-                    drop(one);
-                    if chunk % 7 == 0 {
-                        while let Some(job) = outputs.pick() {
-                            outputs.run(job).expect("done");
-                        }
-                    }
-                }
-                outputs.close();
-                while let Some(job) = outputs.pick() {
-                    outputs.run(job).expect("done");
-                }
-                for record in outputs.finish(&["a".into(), "b".into()]).expect("finished") {
-                    let bytes = std::fs::read(folder.path().join(&record.name)).expect("the file");
-                    assert_eq!(hex(&Sha256::digest(&bytes)), record.sha256, "{} in steps of {step}", record.name);
-                    assert_eq!(bytes.len() as u64, record.bytes);
-                }
-            }
-        }
     }
 }
