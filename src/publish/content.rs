@@ -3,7 +3,7 @@
 //! A file is what it was when it was looked at first: whoever opens it later is told if it changed since. So what was
 //! verified between the two looks is what goes up.
 
-use crate::domain::manifest::{self, Manifest};
+use crate::domain::manifest::{self, Manifest, hex};
 use crate::error::{Context, Error, Result, show, unshow};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -267,15 +267,6 @@ fn no_export(folder: &Path) -> Error {
 
 fn unsound(path: &Path, cause: &str) -> Error {
     Error::Gate(format!("{}: {cause}; nothing was uploaded: export again", show(path)))
-}
-
-/// Bytes in lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

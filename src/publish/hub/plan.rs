@@ -1,7 +1,7 @@
 //! What has to change on the Hub.
 
 use super::api::RemoteFile;
-use crate::domain::manifest::Manifest;
+use crate::domain::manifest::{Manifest, hex};
 use crate::error::{Context, Result};
 use crate::publish::content::{Content, ContentFile};
 use sha1::{Digest, Sha1};
@@ -79,7 +79,7 @@ fn blob_id(file: &ContentFile) -> Result<String> {
         }
     }
     file.check_open(&open)?;
-    Ok(crate::publish::content::hex(&sha1.finalize()))
+    Ok(hex(&sha1.finalize()))
 }
 
 #[cfg(test)]
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::domain::ledger::Ledger;
     use crate::domain::manifest::{FORMAT, OutputFile};
-    use crate::publish::content::{MANIFEST, hex};
+    use crate::publish::content::MANIFEST;
     use sha2::Sha256;
     use std::fs;
     use std::path::Path;

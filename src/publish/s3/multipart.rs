@@ -7,8 +7,9 @@
 use super::put::{self, Checksum, Condition, Signed, content_type};
 use super::store::Store;
 use super::{Failure, SHA256, head};
+use crate::domain::manifest::hex;
 use crate::error::{Context, Error, Result};
-use crate::publish::content::{ContentFile, hex};
+use crate::publish::content::ContentFile;
 use crate::publish::options::Options;
 use crate::publish::runtime;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, MultipartUpload, Part};

@@ -2,8 +2,9 @@
 
 use super::store::Store;
 use super::{SHA256, head};
+use crate::domain::manifest::hex;
 use crate::error::{Error, Result};
-use crate::publish::content::{ContentFile, hex};
+use crate::publish::content::ContentFile;
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
