@@ -84,7 +84,7 @@ impl Cli {
             | Command::Plan { job, .. }
             | Command::Merge { job, .. }
             | Command::Upload { job, .. } => job.as_deref(),
-            Command::Run { job } => Some(job),
+            Command::Run { job, .. } => Some(job),
             _ => None,
         }
     }
@@ -202,9 +202,16 @@ enum Command {
     },
     /// Export, verify, upload and show the summary, as a job file says
     Run {
-        /// Job file (TOML)
+        /// Job file (TOML); what is given here or in the environment goes before what it says
         #[arg(value_name = "JOB.toml", env = "COLOPHON_JOB")]
         job: PathBuf,
+        #[command(flatten)]
+        export: Box<ExportArgs>,
+        /// s3://BUCKET/PREFIX or hf://datasets/OWNER/NAME[@BRANCH], to upload to
+        #[arg(long, value_name = "TARGET", env = "COLOPHON_TARGET")]
+        target: Option<String>,
+        #[command(flatten)]
+        upload: Box<UploadArgs>,
     },
     /// Show how many documents each stage of the pipeline left
     Summary {
@@ -365,6 +372,16 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what a further step came to.
+    fn add(&mut self, step: &str, outcome: Outcome) {
+        self.json[step] = outcome.json;
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        self.text += &outcome.text;
+        self.sound &= outcome.sound;
+    }
+
     /// Prints the result to standard output.
     fn print(&self, global: &Global) -> Result<()> {
         let json;
@@ -398,7 +415,10 @@ fn run(command: &Command, global: &Global, file: JobFile) -> Result<Outcome> {
             let args = UploadArgs { target: target.clone(), ..(**args).clone() };
             run_upload(global, folder.as_deref(), args, run, file)
         }
-        Command::Run { .. } => run_job(global, file),
+        Command::Run { export, target, upload, .. } => {
+            let upload = UploadArgs { target: target.clone(), ..(**upload).clone() };
+            run_job(global, (**export).clone(), upload, file)
+        }
         Command::Validate { paths, run } => run_validate(global, paths, run),
         Command::Stats { folder, run } => run_stats(global, folder, run),
         Command::Verify { folder, run } => run_verify(global, folder, run),
@@ -572,8 +592,17 @@ fn run_verify(global: &Global, folder: &Path, run: &RunArgs) -> Result<Outcome> 
     let engine = engine(&run, total.unwrap_or_default())?;
     let state = Progress::default();
     let verify = || verify::verify(folder, &engine, &run, &state, &stop);
-    let report = global.watch(&state, total, verify)?;
-    Ok(Outcome { json: report.to_json(), text: text::verification(&report), sound: report.passed() })
+    Ok(verified(&global.watch(&state, total, verify)?))
+}
+
+/// What a verification came to.
+fn verified(report: &verify::Report) -> Outcome {
+    Outcome { json: report.to_json(), text: text::verification(report), sound: report.passed() }
+}
+
+/// What an upload came to.
+fn uploaded(receipt: &Receipt) -> Outcome {
+    Outcome { json: json!(receipt), text: report::upload::text(receipt), sound: true }
 }
 
 fn run_upload(
@@ -595,9 +624,7 @@ fn run_upload(
             tracing::error!("{} is not sound: nothing was uploaded", show(&folder));
             Outcome { json: json!({ "verify": report.to_json() }), text: text::verification(&report), sound: false }
         }
-        Published::Sent { receipt, .. } => {
-            Outcome { json: json!(receipt), text: report::upload::text(&receipt), sound: true }
-        }
+        Published::Sent { receipt, .. } => uploaded(&receipt),
     })
 }
 
@@ -638,57 +665,81 @@ fn publish(global: &Global, folder: &Path, config: &UploadConfig, stop: &Stop) -
     );
     let state = Progress::of_files();
     let send = || upload::send(&content, config, &state, stop);
-    let receipt = global.watch(&state, Some(bytes), send)?;
+    let receipt = global.watch(&state, Some(bytes), send).inspect_err(|error| {
+        if matches!(error, Error::Stopped(_)) {
+            tracing::warn!("the upload to {} is not complete: run it again", config.target);
+        }
+    })?;
     Ok(Published::Sent { verified, receipt: Box::new(receipt) })
 }
 
-/// Export, verify, upload, summary. All options are checked before the first step begins.
-fn run_job(global: &Global, file: JobFile) -> Result<Outcome> {
-    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-    let run = file.export.run.clone();
-    let config = ExportConfig::new(file.export, &today)?;
-    let upload = file.upload.map(|args| args.check(&run)).transpose()?;
-    if let Some(upload) = &upload {
-        upload::check_feature(&upload.target)?;
+/// The steps of `run`, with all that they need, checked.
+struct Job {
+    export: ExportConfig,
+    upload: Option<UploadConfig>,
+    verify: RunArgs,
+    summary: Option<PathBuf>,
+}
+
+impl Job {
+    fn new(export: ExportArgs, upload: UploadArgs, file: JobFile) -> Result<Job> {
+        let export = export.or(file.export);
+        if export.share(std::env::var(JOB_INDEX).ok().as_deref())?.is_some() {
+            return Err(Error::Usage(
+                "run makes the whole export: leave out worker and workers, or use export and merge".into(),
+            ));
+        }
+        let verify = export.run.clone();
+        let is_wanted = upload.target.is_some() || file.upload.is_some();
+        let upload = upload.or(file.upload.unwrap_or_default());
+        let upload = is_wanted.then(|| upload.check(&verify)).transpose()?;
+        if let Some(upload) = &upload {
+            upload::check_feature(&upload.target)?;
+        }
+        let summary = file.summary.map(|summary| summary.data_dir);
+        if let Some(folder) = summary.as_ref().filter(|folder| !folder.is_dir()) {
+            return Err(Error::environment(
+                folder,
+                "there is no such folder",
+                "check data-dir in the table [summary] of the job file",
+            ));
+        }
+        Ok(Job { export: ExportConfig::new(export, &today())?, upload, verify, summary })
     }
+}
+
+/// Export, verify, upload, summary. All options are checked before the first step begins. If a step fails, what the
+/// steps before it came to is printed.
+fn run_job(global: &Global, export: ExportArgs, upload: UploadArgs, file: JobFile) -> Result<Outcome> {
+    let job = Job::new(export, upload, file)?;
     // A signal between two steps is for the next.
     let stop = Stop::on_signals()?;
-    let exported = export(global, &config)?;
-    stop.check()?;
-    let mut json = serde_json::Map::from_iter([("export".to_owned(), exported.json)]);
-    let mut text = exported.text;
-    let sound;
-    match upload {
-        None => {
-            let verified = run_verify(global, &config.output, &run)?;
-            sound = verified.sound;
-            json.insert("verify".into(), verified.json);
-            text += &format!("\n{}", verified.text);
-        }
+    let mut done = Outcome { json: json!({}), text: String::new(), sound: true };
+    done.add("export", self::export(global, &job.export)?);
+    let rest = stop.check().and_then(|()| after_export(global, &job, &stop, &mut done));
+    if rest.is_err() {
+        done.print(global)?;
+    }
+    rest.map(|()| done)
+}
+
+fn after_export(global: &Global, job: &Job, stop: &Stop, done: &mut Outcome) -> Result<()> {
+    let folder = &job.export.output;
+    match &job.upload {
+        None => done.add("verify", run_verify(global, folder, &job.verify)?),
         // The upload verifies first, so that it is done once.
-        Some(upload) => {
-            let published = publish(global, &config.output, &upload, &stop)?;
-            let (verified, receipt) = match published {
-                Published::Unsound(report) => (Some(report), None),
-                Published::Sent { verified, receipt } => (verified, Some(receipt)),
-            };
-            sound = receipt.is_some();
-            if let Some(report) = verified {
-                json.insert("verify".into(), report.to_json());
-                text += &format!("\n{}", text::verification(&report));
+        Some(upload) => match publish(global, folder, upload, stop)? {
+            Published::Unsound(report) => done.add("verify", verified(&report)),
+            Published::Sent { verified: report, receipt } => {
+                report.iter().for_each(|report| done.add("verify", verified(report)));
+                done.add("upload", uploaded(&receipt));
             }
-            if let Some(receipt) = receipt {
-                json.insert("upload".into(), json!(receipt));
-                text += &format!("\n{}", report::upload::text(&receipt));
-            }
-        }
+        },
     }
-    if let Some(summary) = file.summary.filter(|_| sound) {
-        let summary = run_summary(&summary.data_dir)?;
-        json.insert("summary".into(), summary.json);
-        text += &format!("\n{}", summary.text);
+    if let Some(folder) = job.summary.as_ref().filter(|_| done.sound) {
+        done.add("summary", run_summary(folder)?);
     }
-    Ok(Outcome { json: json.into(), text, sound })
+    Ok(())
 }
 
 fn run_summary(folder: &Path) -> Result<Outcome> {

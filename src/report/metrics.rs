@@ -6,7 +6,7 @@
 use crate::domain::ledger::Ledger;
 use crate::domain::reason::Reason;
 use crate::error::{Context, Error, Result};
-use crate::pipeline::Progress;
+use crate::pipeline::{Counted, Progress};
 use std::fmt::{Display, Write as _};
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
@@ -69,7 +69,10 @@ impl Figures {
             total: total.unwrap_or_default(),
             bytes: progress.bytes.load(Ordering::Relaxed),
             gpu_bytes: progress.gpu_bytes.load(Ordering::Relaxed),
-            documents: progress.documents.load(Ordering::Relaxed),
+            documents: match progress.counted {
+                Counted::Documents => progress.documents.load(Ordering::Relaxed),
+                Counted::Files => 0,
+            },
             rejects: std::array::from_fn(|reason| progress.rejects[reason].load(Ordering::Relaxed)),
         }
     }

@@ -7,6 +7,7 @@ mod proxy;
 mod s3;
 mod suite;
 
+use crate::corpus;
 use crate::harness::Dir;
 use proxy::{Action, Fault};
 use s3::{BUCKET, PREFIX, S3Server, SECRET};
@@ -169,6 +170,51 @@ fn a_job_file_from_export_to_summary() {
         run(&["run", "job.toml"]).status(2).says(&[says]);
         assert!(!dir.path("out").exists());
     }
+    dir.write("job.toml", job("").replace("'demo'", "'nowhere'"));
+    run(&["run", "job.toml"]).status(3).says(&["nowhere", "data-dir"]);
+    dir.write("job.toml", "workers = 3\n".to_owned() + &job(""));
+    let worker = dir.colophon(["run", "job.toml"]).env("JOB_COMPLETION_INDEX", "1");
+    server.environment(worker, SECRET).run().status(2).says(&["workers"]);
+    assert!(!dir.path("out").exists());
+}
+
+/// As everywhere, a flag beats the environment, which beats the file.
+#[test]
+fn a_job_is_changed_by_flags_and_the_environment() {
+    let (server, dir) = (S3Server::plain(), Dir::new());
+    dir.write("in/a.jsonl", corpus::documents(20));
+    dir.write("job.toml", "input-dir = 'in'\noutput-dir = 'file'\nseed = 1\n[upload]\ntarget = 's3://nowhere/x'\n");
+    let endpoint = format!("http://{}", server.proxy().address);
+    let run = || {
+        let args = ["run", "job.toml", "--seed", "3", "--path-style", "--endpoint-url", &endpoint];
+        let command = dir.colophon(args).env("COLOPHON_SEED", "2").env("COLOPHON_OUTPUT_DIR", "out");
+        server.environment(command.env("COLOPHON_TARGET", server.target()), SECRET)
+    };
+    let dry = run().env("COLOPHON_DRY_RUN", "1").run().status(0);
+    assert!(dry.stdout.contains("would be sent"), "{}", dry.stdout);
+    assert_eq!(server.published().len(), 0);
+    let _ = run().run().status(0);
+    assert_published(&server, &dir);
+    assert_eq!(dir.json("out/manifest.json")["configuration"]["seed"], 3);
+    assert!(!dir.path("file").exists());
+}
+
+/// What the steps before came to is said although a later one failed.
+#[test]
+fn a_job_that_fails_says_how_far_it_came() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(20));
+    dir.write(
+        "job.toml",
+        "input-dir = 'in'\noutput-dir = 'out'\n[upload]\ntarget = 's3://b/x'\nendpoint-url = 'http://127.0.0.1:9'\nregion = 'x'\n",
+    );
+    let server = S3Server::plain();
+    let run = |more: &[&str]| {
+        let command = dir.colophon([&["run", "job.toml"], more].concat()).env("AWS_MAX_ATTEMPTS", "1");
+        server.environment(command, SECRET).run().status(3)
+    };
+    assert!(run(&[]).stdout.contains("Ledger: 20 lines"));
+    assert_eq!(run(&["--json"]).json()["export"]["ledger"]["exported"], 20);
 }
 
 #[test]
