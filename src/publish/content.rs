@@ -215,6 +215,11 @@ impl ContentFile {
     }
 }
 
+/// Reads what is at a target as the manifest: nothing, if it is not one of this program's.
+pub fn earlier(bytes: &[u8]) -> Option<Manifest> {
+    serde_json::from_slice::<Manifest>(bytes).ok().filter(|manifest| manifest.generator.starts_with("colophon "))
+}
+
 /// A file's bytes with what it was before and after they were read.
 fn read(path: &Path) -> std::io::Result<(Vec<u8>, Identity)> {
     let mut file = File::open(path)?;

@@ -10,7 +10,7 @@ mod suite;
 use crate::harness::Dir;
 use proxy::{Action, Fault};
 use s3::{BUCKET, PREFIX, S3Server, SECRET};
-use suite::{Server, assert_discreet, assert_published, conformance, exported};
+use suite::{Server, Trouble, assert_discreet, assert_published, conformance, exported};
 
 conformance!(s3_without_list, S3Server::plain());
 conformance!(s3_with_list, S3Server::listing());
@@ -75,6 +75,50 @@ fn the_objects_of_others_stay() {
     std::fs::write(server.file("manifest.json"), "{\"name\": \"an extension\"}").expect("write");
     server.upload(&dir).args(["--delete"]).run().status(2).says(&["manifest.json", "not a manifest of colophon's"]);
     assert_eq!(server.published().get("manifest.json").map(Vec::len), Some(24));
+}
+
+/// Who may not look at the manifest cannot replace what it lists; who may not list can, as long as it is readable.
+#[test]
+fn a_manifest_that_cannot_be_read_is_not_taken_for_absent() {
+    let (server, dir) = (S3Server::plain(), exported());
+    server.upload(&dir).run().status(0);
+    let before = server.published();
+    dir.export().args(["--seed", "7"]).run().status(0);
+    let always = |method, part: &str, action| {
+        server.proxy().inject(Fault { method, part: part.into(), after: 0, times: usize::MAX, action });
+    };
+    let forbidden = || server.answer(Trouble::Forbidden);
+    let endless = || Action::Answer {
+        status: 200,
+        headers: "content-type: application/xml\r\n".into(),
+        body: "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>\
+               </ListBucketResult>"
+            .into(),
+    };
+    for (list, method, part, trouble, says) in [
+        (forbidden(), "HEAD", "/manifest.json", Trouble::Forbidden, "allow s3:GetObject on it, and s3:ListBucket"),
+        (forbidden(), "GET", "/manifest.json", Trouble::Forbidden, "allow s3:GetObject on it, and s3:ListBucket"),
+        (forbidden(), "GET", "/replaced-manifest.json", Trouble::Forbidden, "s3:GetObject"),
+        (forbidden(), "HEAD", "/manifest.json", Trouble::Broken, "500"),
+        (forbidden(), "HEAD", "/train.jsonl", Trouble::Broken, "500"),
+        (endless(), "HEAD", "/manifest.json", Trouble::Forbidden, "allow s3:GetObject on it"),
+        (endless(), "HEAD", "/train.jsonl", Trouble::Forbidden, "allow s3:GetObject on it"),
+    ] {
+        server.proxy().reset();
+        always("GET", "list-type=2", list);
+        always(method, part, server.answer(trouble));
+        let run = server.upload(&dir).args(["--delete"]).env("AWS_MAX_ATTEMPTS", "2").run().status(3);
+        run.says(&[part.trim_start_matches('/'), says]);
+        assert_eq!(["PUT", "POST", "DELETE"].map(|method| server.proxy().seen(method, "")), [0; 3]);
+        assert!(server.published() == before);
+    }
+    // So Amazon answers who may not list: that there is no such file is not said.
+    server.proxy().reset();
+    always("GET", "list-type=2", forbidden());
+    always("HEAD", ".jsonl", forbidden());
+    server.upload(&dir).run().status(0);
+    assert_published(&server, &dir);
+    assert!(server.proxy().seen("DELETE", "/manifest.json") == 1, "the manifest stood beside files being replaced");
 }
 
 /// Parts of what the file was before are removed, not taken up.
