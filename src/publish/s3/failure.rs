@@ -64,7 +64,9 @@ impl Failure {
         let said = error.message().map(plain).filter(|message| !message.is_empty());
         let message = said.unwrap_or_else(|| plain(cause(error)));
         let retry_after = header("retry-after").and_then(|text| retry::retry_after(text, SystemTime::now()));
-        let region = header("x-amz-bucket-region").map(plain);
+        // It becomes a part of requests.
+        let is_name = |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let region = header("x-amz-bucket-region").filter(is_name).map(str::to_owned);
         Failure { status, code, message, is_transient, retry_after, region }
     }
 

@@ -309,6 +309,8 @@ fn the_token_is_found_where_the_hubs_clients_look() {
     run(without("hf").env("HF_TOKEN_PATH", dir.path("empty")), 3).says(&["empty: there is no token in it"]);
     run(without("hf").env("HF_HUB_OFFLINE", "1"), 2).says(&["HF_HUB_OFFLINE"]);
     run(without("hf").env("HF_ENDPOINT", "huggingface.co"), 2).says(&["HF_ENDPOINT"]);
+    let address = hub.endpoint().replace("://", &format!("://somebody:{WRITER}@"));
+    run(without("hf").env("HF_ENDPOINT", address), 2).says(&["HF_ENDPOINT", "password"]);
 }
 
 #[test]

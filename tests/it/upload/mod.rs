@@ -32,6 +32,32 @@ fn refusals_are_explained() {
     assert_eq!(server.published().len(), 0);
 }
 
+/// What cannot be sent in a request is refused, by the name of what it comes from and not by its value.
+#[test]
+fn what_no_request_can_hold_is_refused() {
+    let (server, dir) = (S3Server::plain(), exported());
+    for (variable, value) in [
+        ("AWS_ACCESS_KEY_ID", "AKIASECRETIVE\n"),
+        ("AWS_SECRET_ACCESS_KEY", "SECRETIVE \n"),
+        ("AWS_SESSION_TOKEN", "SECRETIVE\r\n"),
+        ("AWS_REGION", "us-SECRETIVE\n"),
+        ("AWS_REGION", "us SECRETIVE"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:SECRETIVE@localhost"),
+    ] {
+        let run = server.upload(&dir).args(["--verbose", "--no-verify"]).env(variable, value).run().status(2);
+        assert!(!run.says(&[variable]).stderr.contains("SECRETIVE"), "{variable} was printed");
+    }
+    let run = server.upload(&dir).env("COLOPHON_REGION", "us-SECRETIVE\n").run().status(2).says(&["--region"]);
+    assert!(!run.stderr.contains("SECRETIVE"), "the region was printed");
+    for url in ["http://me:SECRETIVE@localhost", "http://127.0.0.1:99999", "http://[::1", "http://?x"] {
+        // Before the folder is looked at.
+        let command = dir.colophon(["upload", "out", "s3://b/x", "--endpoint-url", url, "--path-style"]);
+        let run = server.environment(command, SECRET).run().status(2).says(&["--endpoint-url"]);
+        assert!(!run.stderr.contains("SECRETIVE"), "a password was printed");
+    }
+    assert_eq!(server.proxy().seen("", ""), 0);
+}
+
 /// A server that is not there is tried for a while.
 #[test]
 fn a_server_that_is_not_there() {
