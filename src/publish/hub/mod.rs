@@ -42,6 +42,9 @@ pub fn upload(
     options: &Options,
     host: Host<'_>,
 ) -> Result<Receipt> {
+    if options.delete {
+        content.check_not_empty()?;
+    }
     let account = Account::from_environment()?;
     let api = Api::new(&account, owner, name)?;
     let target = match revision {

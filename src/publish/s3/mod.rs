@@ -38,9 +38,14 @@ const QUESTIONS: usize = 32;
 /// Sends an export.
 ///
 /// # Errors
-/// [`Error::Environment`] with object, cause and remedy; [`Error::Stopped`]. No manifest stands beside half an export
+/// [`Error::Environment`] with object, cause and remedy; [`Error::Usage`] if another program's manifest is there, or
+/// if the environment says what cannot be; [`Error::Gate`] if there are no documents, but others would be removed;
+/// [`Error::Stopped`]. No manifest stands beside half an export
 /// then.
 pub fn upload(content: &Content, bucket: &str, prefix: &str, options: &Options, host: Host<'_>) -> Result<Receipt> {
+    if options.delete {
+        content.check_not_empty()?;
+    }
     runtime::run_to_end(async {
         let start = Instant::now();
         let (store, listed) = runtime::stoppable(host, connect(bucket, prefix, options, host)).await?;
