@@ -396,7 +396,8 @@ mod tests {
         let (_folder, content) = counted(|_| ());
         content.hash(1, &|_| (), GO).expect("sound");
         content.check_not_empty().expect("a document");
-        let changes: [(fn(&mut serde_json::Value), &str); 7] = [
+        type Change = fn(&mut serde_json::Value);
+        let changes: [(Change, &str); 7] = [
             (|m| m["splits"][0]["files"] = serde_json::json!(["train.jsonl", "gone.jsonl"]), "gone.jsonl"),
             (|m| m["splits"][0]["documents"] = 2.into(), "its files have 1"),
             (|m| m["splits"] = serde_json::json!([]), "the splits 0"),

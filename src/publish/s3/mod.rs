@@ -177,7 +177,7 @@ fn unseen(store: &Store<'_>, name: &str, failure: &Failure) -> Error {
 /// What is at the target as a manifest.
 enum Found {
     /// One of this program's, with its bytes.
-    Manifest(Manifest, Vec<u8>),
+    Manifest(Box<Manifest>, Vec<u8>),
     /// Another program's.
     Foreign,
     Nothing,
@@ -194,7 +194,7 @@ async fn read_manifest(store: &Store<'_>, name: &str) -> std::result::Result<Fou
         Err(failure) if failure.is_absent() => return Ok(Found::Nothing),
         body => body?.to_vec(),
     };
-    Ok(content::earlier(&bytes).map_or(Found::Foreign, |manifest| Found::Manifest(manifest, bytes)))
+    Ok(content::earlier(&bytes).map_or(Found::Foreign, |manifest| Found::Manifest(Box::new(manifest), bytes)))
 }
 
 /// An upload under way.
@@ -295,7 +295,7 @@ impl<'a> Upload<'a> {
         if let Some(object) = object {
             match read_manifest(self.store, MANIFEST).await.map_err(|failure| self.blind(listed, MANIFEST, &failure))? {
                 Found::Manifest(found, bytes) => {
-                    earlier.push(found);
+                    earlier.push(*found);
                     manifest = Some((object, bytes));
                 }
                 Found::Foreign => return Err(foreign(&self.store.shown(MANIFEST))),
@@ -308,7 +308,7 @@ impl<'a> Upload<'a> {
         };
         let has_aside = matches!(aside, Found::Manifest(..));
         if let Found::Manifest(found, _) = aside {
-            earlier.push(found);
+            earlier.push(*found);
         }
         Ok((earlier, manifest, has_aside))
     }
@@ -340,13 +340,14 @@ impl<'a> Upload<'a> {
     }
 
     /// What an earlier manifest lists and this one does not. Only paths below the target count, and only objects that
-    /// are there.
+    /// are there; the manifest that is kept aside goes when the upload ends, and not before.
     fn stale(self, earlier: &[Manifest], listed: &Listing) -> Vec<Entry> {
         let kept: BTreeSet<&str> = self.content.files.iter().map(|file| file.name.as_str()).collect();
         let is_plain = |path: &str| !path.split('/').any(|part| matches!(part, "" | "." | ".."));
         let mut stale = std::collections::BTreeMap::new();
         for file in earlier.iter().flat_map(|manifest| &manifest.files) {
-            if listed.may_have(&file.path) && is_plain(&file.path) && !kept.contains(file.path.as_str()) {
+            let is_kept = kept.contains(file.path.as_str()) || file.path == ASIDE;
+            if listed.may_have(&file.path) && is_plain(&file.path) && !is_kept {
                 stale.insert(file.path.clone(), file.bytes);
             }
         }

@@ -38,6 +38,8 @@ pub struct Store<'a> {
     /// The bucket.
     pub bucket: &'a str,
     prefix: &'a str,
+    /// The bucket is named in the server's name, and the server is not Amazon's.
+    names_bucket: bool,
     policy: Policy,
     /// Requests that were made again.
     pub retries: AtomicU64,
@@ -63,7 +65,8 @@ impl<'a> Store<'a> {
         let default = Policy::default();
         let policy = Policy { attempts: attempts.unwrap_or(default.attempts).max(1), ..default };
         let client = client(&config, &options.s3, None);
-        Ok(Store { client, bucket, prefix, policy, retries: AtomicU64::new(0), host })
+        let names_bucket = config.endpoint_url().is_some() && !options.s3.path_style;
+        Ok(Store { client, bucket, prefix, names_bucket, policy, retries: AtomicU64::new(0), host })
     }
 
     /// The same with the bucket in another region.
@@ -100,11 +103,12 @@ impl<'a> Store<'a> {
         let limit = ANSWER + Duration::from_secs(bytes / SLOWEST);
         let mut failures = 0;
         loop {
-            let failure = match tokio::time::timeout(limit, request()).await {
+            let mut failure = match tokio::time::timeout(limit, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => Failure::of(&error),
                 Err(_) => Failure::late(limit),
             };
+            failure.names_bucket = self.names_bucket;
             failures += 1;
             let wait = self.policy.wait(failures, failure.retry_after, retry::chance());
             let (Some(wait), true) = (wait, failure.is_transient) else { return Err(failure) };
@@ -154,10 +158,8 @@ fn client(config: &SdkConfig, options: &S3Options, region: Option<String>) -> Cl
 fn check_config(config: &SdkConfig) -> Result<()> {
     let region = config.region().map(Region::as_ref).unwrap_or_default();
     check_text("the region", &["AWS_REGION", "AWS_DEFAULT_REGION"], region)?;
-    if let Ok(url) = std::env::var(S3_ENDPOINT) {
-        if !url.is_empty() {
-            address::check(S3_ENDPOINT, &url)?;
-        }
+    if let Some(url) = std::env::var(S3_ENDPOINT).ok().filter(|url| !url.is_empty()) {
+        address::check(S3_ENDPOINT, &url)?;
     }
     let source = "--endpoint-url, AWS_ENDPOINT_URL or endpoint_url of the profile";
     config.endpoint_url().map_or(Ok(()), |url| address::check(source, url))

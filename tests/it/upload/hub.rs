@@ -314,6 +314,20 @@ fn the_token_is_found_where_the_hubs_clients_look() {
 }
 
 #[test]
+fn the_manifest_of_another_program_stays() {
+    let (dir, hub) = (exported(), Hub::start());
+    hub.make("set", &[]);
+    for foreign in ["{\"name\": \"an extension\"}", "not even JSON"] {
+        hub.push("set", &[("manifest.json", foreign)]);
+        let before = hub.history("set", "main").len();
+        for args in [&[][..], &["--delete"], &["--dry-run"]] {
+            run(upload(&dir, &hub, SET, args), 2).says(&["manifest.json is not a manifest of colophon's"]);
+        }
+        assert_eq!(hub.history("set", "main").len(), before);
+    }
+}
+
+#[test]
 fn what_others_commit_meanwhile_is_not_overwritten() {
     let (dir, hub) = (exported(), Hub::start());
     hub.make("set", &[]);

@@ -39,7 +39,7 @@ fn what_no_request_can_hold_is_refused() {
     for (variable, value) in [
         ("AWS_ACCESS_KEY_ID", "AKIASECRETIVE\n"),
         ("AWS_SECRET_ACCESS_KEY", "SECRETIVE \n"),
-        ("AWS_SESSION_TOKEN", "SECRETIVE\r\n"),
+        ("AWS_SESSION_TOKEN", "a\r\nSECRETIVE"),
         ("AWS_REGION", "us-SECRETIVE\n"),
         ("AWS_REGION", "us SECRETIVE"),
         ("AWS_ENDPOINT_URL_S3", "http://me:SECRETIVE@localhost"),
@@ -101,6 +101,30 @@ fn the_objects_of_others_stay() {
     std::fs::write(server.file("manifest.json"), "{\"name\": \"an extension\"}").expect("write");
     server.upload(&dir).args(["--delete"]).run().status(2).says(&["manifest.json", "not a manifest of colophon's"]);
     assert_eq!(server.published().get("manifest.json").map(Vec::len), Some(24));
+}
+
+/// A manifest that lists the one that was kept aside does not make it go before the end.
+#[test]
+fn a_kept_manifest_is_no_file_to_remove() {
+    let (server, dir) = (S3Server::listing(), exported());
+    server.upload(&dir).run().status(0);
+    let path = server.file("manifest.json");
+    let bytes = std::fs::read(&path).expect("a manifest");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let files = manifest["files"].as_array_mut().expect("files");
+    for name in [".colophon/replaced-manifest.json", "old.jsonl"] {
+        let mut listed = files[0].clone();
+        listed["path"] = name.into();
+        files.push(listed);
+        std::fs::create_dir_all(server.file(".colophon")).expect("a folder");
+        std::fs::write(server.file(name), &bytes).expect("write");
+    }
+    std::fs::write(&path, manifest.to_string()).expect("write");
+    let receipt = server.upload(&dir).args(["--delete", "--json"]).run().status(0).json();
+    let deleted: Vec<_> = receipt["deleted"].as_array().into_iter().flatten().map(|entry| &entry["path"]).collect();
+    assert_eq!(deleted, ["old.jsonl"]);
+    assert!(!server.file(".colophon/replaced-manifest.json").exists());
+    assert_published(&server, &dir);
 }
 
 /// Who may not look at the manifest cannot replace what it lists; who may not list can, as long as it is readable.
