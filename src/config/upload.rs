@@ -134,6 +134,11 @@ impl UploadArgs {
         if self.endpoint_url.as_deref().is_some_and(|url| !is_url(url)) {
             return usage("--endpoint-url: write a URL that starts with https:// or http://".into());
         }
+        #[cfg(any(feature = "s3", feature = "hub"))]
+        self.endpoint_url.iter().try_for_each(|url| crate::publish::address::check("--endpoint-url", url))?;
+        if self.region.as_deref().is_some_and(|region| !region.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return usage("--region: there is a space or another character in it that no region has".into());
+        }
         if self.private && self.public {
             return usage("--private and --public: one dataset cannot be both; leave one out".into());
         }

@@ -6,7 +6,7 @@
 use crate::domain::manifest::{self, Manifest, hex};
 use crate::error::{Context, Error, Result, show, unshow};
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -125,17 +125,68 @@ impl Content {
         self.files.iter().try_for_each(ContentFile::check)
     }
 
-    /// Reads every file and holds its SHA-256 against the manifest: the least that has to be known of what goes up.
-    /// `read` is told of the bytes as they are read.
+    /// Fails if the export has no documents: one of nothing must not take the place of one of something.
     ///
     /// # Errors
-    /// [`Error::Gate`] if a file differs; if one cannot be read; what `stop` gives.
+    /// [`Error::Gate`].
+    pub fn check_not_empty(&self) -> Result<()> {
+        if self.manifest.splits.iter().any(|split| split.documents > 0) {
+            return Ok(());
+        }
+        let folder = show(self.manifest_file().path.parent().unwrap_or(Path::new("")));
+        Err(Error::Gate(format!(
+            "{folder}: the export has no documents, so --delete removes nothing for it, and nothing was uploaded; if \
+             it is to replace what is at the target, leave out --delete"
+        )))
+    }
+
+    /// Fails if the manifest contradicts itself about the documents.
+    fn check_account(&self) -> Result<()> {
+        let wrong = |cause: String| Err(unsound(&self.manifest_file().path, &cause));
+        let Manifest { splits, ledger, .. } = &self.manifest;
+        let documents: HashMap<&str, u64> =
+            self.data_files().iter().filter_map(|file| Some((file.name.as_str(), file.documents?))).collect();
+        for split in splits {
+            let mut sum = 0;
+            for path in &split.files {
+                match documents.get(path.as_str()) {
+                    Some(documents) => sum += u128::from(*documents),
+                    None => {
+                        return wrong(format!("it has {path} in the split {}, but not among the files", split.name));
+                    }
+                }
+            }
+            if sum != u128::from(split.documents) {
+                let (name, said) = (&split.name, split.documents);
+                return wrong(format!("the split {name} has {said} documents, its files have {sum}"));
+            }
+        }
+        let of_splits: u128 = splits.iter().map(|split| u128::from(split.documents)).sum();
+        let of_files: u128 = documents.values().map(|documents| u128::from(*documents)).sum();
+        let exported = u128::from(ledger.exported) + u128::from(ledger.repeats);
+        if of_splits != of_files || of_splits != exported {
+            return wrong(format!(
+                "the ledger has {exported} exported documents, the splits {of_splits} and the files {of_files}"
+            ));
+        }
+        match ledger.balances() {
+            true => Ok(()),
+            false => wrong(format!("the ledger does not balance: {ledger}")),
+        }
+    }
+
+    /// Reads every file and holds its SHA-256 against the manifest, and the manifest's counts against each other: the
+    /// least that has to be known of what goes up. `read` is told of the bytes as they are read.
+    ///
+    /// # Errors
+    /// [`Error::Gate`] if a file or a count differs; if a file cannot be read; what `stop` gives.
     pub fn hash(
         &self,
         threads: usize,
         read: &(dyn Fn(u64) + Sync),
         stop: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<()> {
+        self.check_account()?;
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some(file) = self.files.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -213,6 +264,11 @@ impl ContentFile {
         self.check_open(&file)?;
         Ok(hex(&sha256.finalize()))
     }
+}
+
+/// Reads what is at a target as the manifest: nothing, if it is not one of this program's.
+pub fn earlier(bytes: &[u8]) -> Option<Manifest> {
+    serde_json::from_slice::<Manifest>(bytes).ok().filter(|manifest| manifest.generator.starts_with("colophon "))
 }
 
 /// A file's bytes with what it was before and after they were read.
@@ -317,6 +373,52 @@ mod tests {
         }
         let error = Content::of(folder.path()).expect("sizes are right").hash(1, &|_| (), GO).expect_err("the hash");
         assert!(error.status() == 1 && error.to_string().contains("SHA-256"), "{error}");
+    }
+
+    /// The same with what a manifest says of its documents.
+    fn counted(change: fn(&mut serde_json::Value)) -> (tempfile::TempDir, Content) {
+        let folder = folder("train.jsonl", "x\n");
+        let path = folder.path().join(MANIFEST);
+        let mut manifest: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).expect("read")).expect("a manifest");
+        manifest["splits"] = serde_json::json!([{ "name": "train", "documents": 1, "files": ["train.jsonl"] }]);
+        manifest["files"][0]["documents"] = 1.into();
+        manifest["ledger"]["lines"] = 1.into();
+        manifest["ledger"]["exported"] = 1.into();
+        change(&mut manifest);
+        fs::write(path, manifest.to_string()).expect("write");
+        let content = Content::of(folder.path()).expect("sound by names and sizes");
+        (folder, content)
+    }
+
+    #[test]
+    fn counts_that_contradict_each_other_are_refused() {
+        let (_folder, content) = counted(|_| ());
+        content.hash(1, &|_| (), GO).expect("sound");
+        content.check_not_empty().expect("a document");
+        type Change = fn(&mut serde_json::Value);
+        let changes: [(Change, &str); 7] = [
+            (|m| m["splits"][0]["files"] = serde_json::json!(["train.jsonl", "gone.jsonl"]), "gone.jsonl"),
+            (|m| m["splits"][0]["documents"] = 2.into(), "its files have 1"),
+            (|m| m["splits"] = serde_json::json!([]), "the splits 0"),
+            (|m| m["ledger"]["exported"] = 2.into(), "the ledger has 2"),
+            (|m| m["ledger"]["repeats"] = u64::MAX.into(), "the ledger has 18446744073709551616"),
+            (|m| m["ledger"]["blank"] = 1.into(), "does not balance"),
+            (|m| m["ledger"]["blank"] = u64::MAX.into(), "does not balance"),
+        ];
+        for (change, part) in changes {
+            let (_folder, content) = counted(change);
+            let error = content.hash(1, &|_| (), GO).expect_err(part);
+            assert!(error.status() == 1 && error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_documents_is_empty() {
+        let folder = folder("train.jsonl", "");
+        let content = Content::of(folder.path()).expect("sound");
+        content.hash(1, &|_| (), GO).expect("sound");
+        assert_eq!(content.check_not_empty().map_err(|error| error.status()), Err(1));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! What every target shares is here: which bytes go up ([`content`]), where to ([`target`]), when to try again
 //! ([`retry`]), and what came of it ([`receipt`]). Each target has a module of its own and a feature of its name.
 
+#[cfg(any(feature = "s3", feature = "hub"))]
+pub mod address;
 pub mod content;
 #[cfg(feature = "hub")]
 pub mod hub;

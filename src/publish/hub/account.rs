@@ -1,6 +1,7 @@
 //! Who uploads, and where the Hub is: the variables and files that all of the Hub's clients heed.
 
 use crate::error::{Context, Error, Result, show};
+use crate::publish::address;
 use reqwest::header::HeaderValue;
 use std::ffi::OsString;
 use std::fs;
@@ -35,10 +36,8 @@ impl Account {
             None => ENDPOINT.to_owned(),
             Some(value) => {
                 let text = value.to_string_lossy().trim_end_matches('/').to_owned();
-                let url = reqwest::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-                let wrong =
-                    || Error::Usage("HF_ENDPOINT is no address of a server, such as https://huggingface.co".into());
-                url.ok_or_else(wrong).map(|_| text)?
+                address::check("HF_ENDPOINT", &text)?;
+                text
             }
         };
         Ok(Account { endpoint, token: token()? })

@@ -12,7 +12,7 @@ mod xet;
 use self::account::Account;
 use self::api::{Api, Candidate, Failure, Head, Mode, Operation, RemoteFile, SAMPLE};
 use self::plan::Plan;
-use super::content::{Content, ContentFile, MANIFEST};
+use super::content::{self, Content, ContentFile, MANIFEST};
 use super::options::Options;
 use super::receipt::{Entry, Listed, Receipt};
 use super::{Host, runtime};
@@ -42,6 +42,9 @@ pub fn upload(
     options: &Options,
     host: Host<'_>,
 ) -> Result<Receipt> {
+    if options.delete {
+        content.check_not_empty()?;
+    }
     let account = Account::from_environment()?;
     let api = Api::new(&account, owner, name)?;
     let target = match revision {
@@ -205,22 +208,22 @@ impl Upload<'_> {
     }
 
     async fn plan(&self, head: Option<&Head>, tree: &Tree) -> Result<Plan> {
-        let earlier = match head.filter(|_| self.options.delete && tree.contains_key(MANIFEST)) {
+        let earlier = match head.filter(|_| tree.contains_key(MANIFEST)) {
             Some(head) => Some(self.earlier(&head.commit).await?),
             None => None,
         };
-        Plan::new(self.content, tree, earlier.as_ref())
+        Plan::new(self.content, tree, earlier.as_ref().filter(|_| self.options.delete))
     }
 
-    /// The manifest that is there.
+    /// The manifest that is there. What another program wrote is not replaced.
     async fn earlier(&self, commit: &str) -> Result<Manifest> {
         let subject = format!("{}: {MANIFEST}", self.target);
         let bytes = self.api.content(commit, MANIFEST).await;
         let bytes = bytes.map_err(|failure| failure.error(&subject, "read it"))?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::Environment {
-            subject,
-            cause: format!("it does not say what an earlier export consists of: {error}"),
-            remedy: "leave out --delete, and remove old files by hand".into(),
+        content::earlier(&bytes).ok_or_else(|| {
+            Error::Usage(format!(
+                "{subject} is not a manifest of colophon's, and would be replaced: choose another dataset or branch"
+            ))
         })
     }
 

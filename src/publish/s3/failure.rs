@@ -21,6 +21,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Where the bucket is, if the server says so.
     pub region: Option<String>,
+    /// The request went to a server of one's own by a name that begins with the bucket's.
+    pub names_bucket: bool,
 }
 
 /// Names of what passes.
@@ -64,14 +66,24 @@ impl Failure {
         let said = error.message().map(plain).filter(|message| !message.is_empty());
         let message = said.unwrap_or_else(|| plain(cause(error)));
         let retry_after = header("retry-after").and_then(|text| retry::retry_after(text, SystemTime::now()));
-        let region = header("x-amz-bucket-region").map(plain);
-        Failure { status, code, message, is_transient, retry_after, region }
+        // It becomes a part of requests.
+        let is_name = |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let region = header("x-amz-bucket-region").filter(is_name).map(str::to_owned);
+        Failure { status, code, message, is_transient, retry_after, region, names_bucket: false }
     }
 
     /// An answer that did not come.
     pub fn late(limit: Duration) -> Failure {
         let message = format!("no answer came within {} s", limit.as_secs());
-        Failure { status: None, code: None, message, is_transient: true, retry_after: None, region: None }
+        Failure {
+            status: None,
+            code: None,
+            message,
+            is_transient: true,
+            retry_after: None,
+            region: None,
+            names_bucket: false,
+        }
     }
 
     /// Whether the server gave this name to what happened.
@@ -138,6 +150,10 @@ impl Failure {
             (_, Some(301 | 307 | 400)) => "check --region, --endpoint-url and --path-style",
             (_, Some(429 | 503)) => "the server is busy: run again later, or with a smaller --concurrency",
             (_, Some(412)) => "something else changed the target: run again when it is done",
+            (_, None) if self.names_bucket && self.message.contains("lookup address") => {
+                "say --path-style if the server's name is not to begin with the bucket's; else check --endpoint-url \
+                 and the network"
+            }
             (_, None) => "check the network and --endpoint-url, and run again",
             _ => "run again later",
         };
@@ -169,4 +185,21 @@ fn cause(error: &dyn std::error::Error) -> String {
 /// Without what does something to a terminal.
 fn plain(text: impl AsRef<str>) -> String {
     text.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect::<String>().trim().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_the_bucket_that_nobody_knows_needs_the_path_style() {
+        let remedy = |message: &str, names_bucket| {
+            let failure = Failure { message: message.into(), names_bucket, ..Failure::late(Duration::ZERO) };
+            failure.error("s3://b/x", "list the target").to_string()
+        };
+        let lookup = "failed to lookup address information: Name or service not known";
+        assert!(remedy(lookup, true).contains("--path-style"));
+        assert!(!remedy(lookup, false).contains("--path-style"));
+        assert!(!remedy("connection refused", true).contains("--path-style"));
+    }
 }

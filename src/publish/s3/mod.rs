@@ -10,7 +10,7 @@ mod multipart;
 mod put;
 mod store;
 
-use super::content::{Content, ContentFile, MANIFEST};
+use super::content::{self, Content, ContentFile, MANIFEST};
 use super::options::Options;
 use super::receipt::{Entry, Listed, Receipt};
 use super::{Host, runtime};
@@ -21,7 +21,7 @@ use failure::Failure;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use multipart::Slots;
 use put::Condition;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use store::Store;
@@ -38,9 +38,14 @@ const QUESTIONS: usize = 32;
 /// Sends an export.
 ///
 /// # Errors
-/// [`Error::Environment`] with object, cause and remedy; [`Error::Stopped`]. No manifest stands beside half an export
+/// [`Error::Environment`] with object, cause and remedy; [`Error::Usage`] if another program's manifest is there, or
+/// if the environment says what cannot be; [`Error::Gate`] if there are no documents, but others would be removed;
+/// [`Error::Stopped`]. No manifest stands beside half an export
 /// then.
 pub fn upload(content: &Content, bucket: &str, prefix: &str, options: &Options, host: Host<'_>) -> Result<Receipt> {
+    if options.delete {
+        content.check_not_empty()?;
+    }
     runtime::run_to_end(async {
         let start = Instant::now();
         let (store, listed) = runtime::stoppable(host, connect(bucket, prefix, options, host)).await?;
@@ -57,9 +62,29 @@ pub fn upload(content: &Content, bucket: &str, prefix: &str, options: &Options, 
     })
 }
 
-/// Sizes of the objects at the target by the names of their files; `None` if there are too many to list, or if
-/// whoever asks may not.
-type Listing = Option<HashMap<String, u64>>;
+/// What is known of the target before its objects are looked at one by one.
+enum Listing {
+    /// Names of all files there.
+    Whole(HashSet<String>),
+    /// There are too many to list.
+    Long,
+    /// Whoever asks may not list. A store then also refuses to say that an object is not there.
+    Refused,
+}
+
+impl Listing {
+    /// Whether something may be there under a name.
+    fn may_have(&self, name: &str) -> bool {
+        match self {
+            Listing::Whole(names) => names.contains(name),
+            Listing::Long | Listing::Refused => true,
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self, Listing::Refused)
+    }
+}
 
 /// Finds the bucket, with the credentials, in its region.
 async fn connect<'a>(
@@ -86,7 +111,7 @@ async fn connect<'a>(
 
 /// Lists what is at the target. It is the first request, so it also shows whether anything can be done there.
 async fn list(store: &Store<'_>) -> std::result::Result<Listing, Failure> {
-    let (mut found, mut token) = (HashMap::new(), None);
+    let (mut found, mut token) = (HashSet::new(), None);
     let prefix = store.key("");
     for _ in 0..PAGES {
         let request = || {
@@ -96,21 +121,21 @@ async fn list(store: &Store<'_>) -> std::result::Result<Listing, Failure> {
         let page = match store.call("", "list the target", 0, request).await {
             Err(failure) if failure.is("AccessDenied") => {
                 tracing::warn!("{}", failure.error(&store.shown(""), "list the target"));
-                return Ok(None);
+                return Ok(Listing::Refused);
             }
             page => page?,
         };
         for object in page.contents() {
             if let Some(name) = object.key().and_then(|key| key.strip_prefix(&prefix)) {
-                found.insert(name.to_owned(), object.size().unwrap_or_default().max(0).unsigned_abs());
+                found.insert(name.to_owned());
             }
         }
         token = page.next_continuation_token().map(str::to_owned);
         if token.is_none() {
-            return Ok(Some(found));
+            return Ok(Listing::Whole(found));
         }
     }
-    Ok(None)
+    Ok(Listing::Long)
 }
 
 /// What is at the target under a file's name.
@@ -130,7 +155,7 @@ impl Object {
 }
 
 /// Asks what is at the target under a name.
-async fn head(store: &Store<'_>, name: &str) -> Result<Option<Object>> {
+async fn head(store: &Store<'_>, name: &str) -> std::result::Result<Option<Object>, Failure> {
     let request = || store.client.head_object().bucket(store.bucket).key(store.key(name)).send();
     match store.call(name, "look at it", 0, request).await {
         Ok(answer) => Ok(Some(Object {
@@ -140,24 +165,36 @@ async fn head(store: &Store<'_>, name: &str) -> Result<Option<Object>> {
             etag: answer.e_tag().map(str::to_owned),
         })),
         Err(failure) if failure.is_absent() => Ok(None),
-        Err(failure) => Err(failure.error(&store.shown(name), "look at it")),
+        Err(failure) => Err(failure),
     }
 }
 
-/// A manifest at the target, if one of this program's is there.
-async fn read_manifest(store: &Store<'_>, name: &str) -> Result<Option<(Manifest, Vec<u8>)>> {
+/// The error of [`head`].
+fn unseen(store: &Store<'_>, name: &str, failure: &Failure) -> Error {
+    failure.error(&store.shown(name), "look at it")
+}
+
+/// What is at the target as a manifest.
+enum Found {
+    /// One of this program's, with its bytes.
+    Manifest(Box<Manifest>, Vec<u8>),
+    /// Another program's.
+    Foreign,
+    Nothing,
+}
+
+/// Reads a manifest at the target.
+async fn read_manifest(store: &Store<'_>, name: &str) -> std::result::Result<Found, Failure> {
     let request = || async {
         let answer = store.client.get_object().bucket(store.bucket).key(store.key(name)).send().await?;
         // A body that breaks off is as an answer that does not come.
         answer.body.collect().await.map_err(SdkError::timeout_error)
     };
     let bytes = match store.call(name, "read it", 0, request).await {
-        Err(failure) if failure.is_absent() => return Ok(None),
-        Err(failure) => return Err(failure.error(&store.shown(name), "read it")),
-        Ok(body) => body.to_vec(),
+        Err(failure) if failure.is_absent() => return Ok(Found::Nothing),
+        body => body?.to_vec(),
     };
-    let manifest = serde_json::from_slice::<Manifest>(&bytes).ok();
-    Ok(manifest.filter(|manifest| manifest.generator.starts_with("colophon ")).map(|manifest| (manifest, bytes)))
+    Ok(content::earlier(&bytes).map_or(Found::Foreign, |manifest| Found::Manifest(Box::new(manifest), bytes)))
 }
 
 /// An upload under way.
@@ -212,13 +249,13 @@ impl<'a> Upload<'a> {
 
     /// Compares the export with what is at the target.
     async fn plan(self, listed: &Listing) -> Result<Plan<'a>> {
-        let may_be_there = |name: &str| listed.as_ref().is_none_or(|listed| listed.contains_key(name));
+        let (earlier, manifest, has_aside) = self.earlier(listed).await?;
         let (mut send, mut skip, mut replaces) = (Vec::new(), Vec::new(), false);
         let mut looks = stream::iter(self.content.data_files())
             .map(|file| async move {
                 Ok::<_, Error>((
                     file,
-                    if may_be_there(&file.name) { self.look(listed, &file.name).await? } else { None },
+                    if listed.may_have(&file.name) { self.look(listed, &file.name).await? } else { None },
                 ))
             })
             .buffered(QUESTIONS);
@@ -232,19 +269,6 @@ impl<'a> Upload<'a> {
             }
         }
         drop(looks);
-        let object = if may_be_there(MANIFEST) { self.look(listed, MANIFEST).await? } else { None };
-        let mut earlier: Vec<Manifest> = Vec::new();
-        let mut manifest = None;
-        if let Some(object) = object {
-            let Some((found, bytes)) = read_manifest(self.store, MANIFEST).await? else {
-                return Err(foreign(&self.store.shown(MANIFEST)));
-            };
-            earlier.push(found);
-            manifest = Some((object, bytes));
-        }
-        let aside = if may_be_there(ASIDE) { self.aside(listed).await? } else { None };
-        let has_aside = aside.is_some();
-        earlier.extend(aside);
         // A file that the manifest at the target lists and that is not there is as one that is replaced.
         let is_listed = |file: &&ContentFile| {
             earlier.iter().any(|manifest| manifest.files.iter().any(|listed| listed.path == file.name))
@@ -259,31 +283,71 @@ impl<'a> Upload<'a> {
         Ok(Plan { send, skip, delete, manifest, hides, is_published, has_aside })
     }
 
-    /// What is there under a name. Who may not list may not be told either whether something is there.
-    async fn look(self, listed: &Listing, name: &str) -> Result<Option<Object>> {
-        match head(self.store, name).await {
-            Err(_) if listed.is_none() => Ok(None),
-            object => object,
+    /// The manifests at the target, which say what earlier uploads put there: the one that readers see, which also
+    /// comes with its object and its bytes, and whether there is one that an upload that did not end has kept aside.
+    /// Whoever may not look at them cannot know what must not be replaced beside them, so nothing is sent then.
+    async fn earlier(self, listed: &Listing) -> Result<(Vec<Manifest>, Option<(Object, Vec<u8>)>, bool)> {
+        let (mut earlier, mut manifest) = (Vec::new(), None);
+        let object = match listed.may_have(MANIFEST) {
+            true => head(self.store, MANIFEST).await.map_err(|failure| self.blind(listed, MANIFEST, &failure))?,
+            false => None,
+        };
+        if let Some(object) = object {
+            match read_manifest(self.store, MANIFEST).await.map_err(|failure| self.blind(listed, MANIFEST, &failure))? {
+                Found::Manifest(found, bytes) => {
+                    earlier.push(*found);
+                    manifest = Some((object, bytes));
+                }
+                Found::Foreign => return Err(foreign(&self.store.shown(MANIFEST))),
+                Found::Nothing => {}
+            }
+        }
+        let aside = match listed.may_have(ASIDE) {
+            true => read_manifest(self.store, ASIDE).await.map_err(|failure| self.blind(listed, ASIDE, &failure))?,
+            false => Found::Nothing,
+        };
+        let has_aside = matches!(aside, Found::Manifest(..));
+        if let Found::Manifest(found, _) = aside {
+            earlier.push(*found);
+        }
+        Ok((earlier, manifest, has_aside))
+    }
+
+    /// A manifest that cannot be looked at.
+    fn blind(self, listed: &Listing, name: &str, failure: &Failure) -> Error {
+        let error = failure.error(&self.store.shown(name), "read it");
+        match error {
+            Error::Environment { subject, cause, .. } if listed.is_refused() && failure.is_forbidden() => {
+                Error::Environment {
+                    subject,
+                    cause: format!("{cause}; whether an earlier export is there is not known, and nothing was sent"),
+                    remedy: "allow s3:GetObject on it, and s3:ListBucket on the bucket (without it a store does not \
+                             say that an object is not there), for these credentials"
+                        .into(),
+                }
+            }
+            error => error,
         }
     }
 
-    /// The manifest that an upload that did not end has kept aside.
-    async fn aside(self, listed: &Listing) -> Result<Option<Manifest>> {
-        match read_manifest(self.store, ASIDE).await {
-            Err(_) if listed.is_none() => Ok(None),
-            found => Ok(found?.map(|(manifest, _)| manifest)),
+    /// What is there under a file's name. Who may not list is not told either that nothing is there; the manifests
+    /// say what is.
+    async fn look(self, listed: &Listing, name: &str) -> Result<Option<Object>> {
+        match head(self.store, name).await {
+            Err(failure) if listed.is_refused() && failure.is_forbidden() => Ok(None),
+            object => object.map_err(|failure| unseen(self.store, name, &failure)),
         }
     }
 
     /// What an earlier manifest lists and this one does not. Only paths below the target count, and only objects that
-    /// are there.
+    /// are there; the manifest that is kept aside goes when the upload ends, and not before.
     fn stale(self, earlier: &[Manifest], listed: &Listing) -> Vec<Entry> {
         let kept: BTreeSet<&str> = self.content.files.iter().map(|file| file.name.as_str()).collect();
         let is_plain = |path: &str| !path.split('/').any(|part| matches!(part, "" | "." | ".."));
         let mut stale = std::collections::BTreeMap::new();
         for file in earlier.iter().flat_map(|manifest| &manifest.files) {
-            let is_there = listed.as_ref().is_none_or(|listed| listed.contains_key(&file.path));
-            if is_there && is_plain(&file.path) && !kept.contains(file.path.as_str()) {
+            let is_kept = kept.contains(file.path.as_str()) || file.path == ASIDE;
+            if listed.may_have(&file.path) && is_plain(&file.path) && !is_kept {
                 stale.insert(file.path.clone(), file.bytes);
             }
         }
@@ -334,8 +398,8 @@ impl<'a> Upload<'a> {
             match head(self.store, &file.name).await {
                 Ok(Some(object)) if object.is(file) => Ok(listed(object.modified)),
                 // Whoever may only write cannot look.
-                Err(Error::Environment { cause, .. }) if cause.contains("answers 403") => Ok(listed(None)),
-                Err(error) => Err(error),
+                Err(failure) if failure.is_forbidden() => Ok(listed(None)),
+                Err(failure) => Err(unseen(self.store, &file.name, &failure)),
                 Ok(_) => Err(Error::Environment {
                     subject: self.store.shown(&file.name),
                     cause: "it is not what was sent".into(),

@@ -96,10 +96,11 @@ pub async fn manifest(store: &Store<'_>, file: &ContentFile, condition: Conditio
         // A store that knows no conditions.
         result = put(store, name, content, Some(&file.sha256), &Condition::Any).await;
     }
+    let unseen = |failure: super::Failure| super::unseen(store, name, &failure);
     match result {
         Ok(()) => Ok(()),
         // An answer that was lost looks the same as somebody else's manifest.
-        Err(failure) if failure.is_precondition() => match head(store, name).await? {
+        Err(failure) if failure.is_precondition() => match head(store, name).await.map_err(unseen)? {
             Some(object) if object.is(file) => Ok(()),
             _ => Err(Error::Environment {
                 subject: store.shown(name),

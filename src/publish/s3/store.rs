@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use crate::error::{Error, Result};
 use crate::publish::Host;
+use crate::publish::address;
 use crate::publish::options::{Options, S3Options};
 use crate::publish::retry::{self, Policy};
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
@@ -21,6 +22,8 @@ use std::time::Duration;
 
 /// The region of a server that is not Amazon's, where nothing says another.
 const REGION: &str = "us-east-1";
+/// Where the SDK finds the address of a server for S3 alone.
+const S3_ENDPOINT: &str = "AWS_ENDPOINT_URL_S3";
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may take, beside what its bytes need.
@@ -35,6 +38,8 @@ pub struct Store<'a> {
     /// The bucket.
     pub bucket: &'a str,
     prefix: &'a str,
+    /// The bucket is named in the server's name, and the server is not Amazon's.
+    names_bucket: bool,
     policy: Policy,
     /// Requests that were made again.
     pub retries: AtomicU64,
@@ -46,17 +51,22 @@ impl<'a> Store<'a> {
     /// Finds credentials and region; nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Environment`] if there are no credentials.
+    /// [`Error::Environment`] if there are no credentials; [`Error::Usage`] if what is found cannot be used.
     pub async fn open(bucket: &'a str, prefix: &'a str, options: &Options, host: Host<'a>) -> Result<Store<'a>> {
         let config = config(&options.s3).await;
+        check_config(&config)?;
         let Some(credentials) = config.credentials_provider() else { return Err(no_credentials("")) };
-        credentials.provide_credentials().await.map_err(|error| no_credentials(&error.to_string()))?;
+        let found = credentials.provide_credentials().await.map_err(|error| no_credentials(&error.to_string()))?;
+        check_text("the access key id", &["AWS_ACCESS_KEY_ID"], found.access_key_id())?;
+        check_text("the secret access key", &["AWS_SECRET_ACCESS_KEY"], found.secret_access_key())?;
+        check_text("the session token", &["AWS_SESSION_TOKEN"], found.session_token().unwrap_or_default())?;
         // The SDK's own setting, for those who want fewer or more.
         let attempts = std::env::var("AWS_MAX_ATTEMPTS").ok().and_then(|text| text.parse().ok());
         let default = Policy::default();
         let policy = Policy { attempts: attempts.unwrap_or(default.attempts).max(1), ..default };
         let client = client(&config, &options.s3, None);
-        Ok(Store { client, bucket, prefix, policy, retries: AtomicU64::new(0), host })
+        let names_bucket = config.endpoint_url().is_some() && !options.s3.path_style;
+        Ok(Store { client, bucket, prefix, names_bucket, policy, retries: AtomicU64::new(0), host })
     }
 
     /// The same with the bucket in another region.
@@ -93,11 +103,12 @@ impl<'a> Store<'a> {
         let limit = ANSWER + Duration::from_secs(bytes / SLOWEST);
         let mut failures = 0;
         loop {
-            let failure = match tokio::time::timeout(limit, request()).await {
+            let mut failure = match tokio::time::timeout(limit, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => Failure::of(&error),
                 Err(_) => Failure::late(limit),
             };
+            failure.names_bucket = self.names_bucket;
             failures += 1;
             let wait = self.policy.wait(failures, failure.retry_after, retry::chance());
             let (Some(wait), true) = (wait, failure.is_transient) else { return Err(failure) };
@@ -141,6 +152,32 @@ fn client(config: &SdkConfig, options: &S3Options, region: Option<String>) -> Cl
         builder = builder.region(Region::new(region));
     }
     Client::from_conf(builder.build())
+}
+
+/// Checks what the environment and its files say of the server.
+fn check_config(config: &SdkConfig) -> Result<()> {
+    let region = config.region().map(Region::as_ref).unwrap_or_default();
+    check_text("the region", &["AWS_REGION", "AWS_DEFAULT_REGION"], region)?;
+    if let Some(url) = std::env::var(S3_ENDPOINT).ok().filter(|url| !url.is_empty()) {
+        address::check(S3_ENDPOINT, &url)?;
+    }
+    let source = "--endpoint-url, AWS_ENDPOINT_URL or endpoint_url of the profile";
+    config.endpoint_url().map_or(Ok(()), |url| address::check(source, url))
+}
+
+/// Fails on what would break the line of a request: a key that was read from a file with its line break, for instance.
+/// The value is never shown. `variables` are those that it may come from.
+fn check_text(what: &str, variables: &[&str], value: &str) -> Result<()> {
+    if value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let is_from = |variable: &&&str| std::env::var(variable).is_ok_and(|found| found.trim() == value.trim());
+    let source = match variables.iter().find(is_from) {
+        Some(variable) => (*variable).to_owned(),
+        None => format!("{what} of the profile or role"),
+    };
+    let cause = "there is a space, a line break or another character in it that cannot be sent";
+    Err(Error::Usage(format!("{source}: {cause}; take it out")))
 }
 
 fn no_credentials(cause: &str) -> Error {

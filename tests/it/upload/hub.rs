@@ -309,6 +309,22 @@ fn the_token_is_found_where_the_hubs_clients_look() {
     run(without("hf").env("HF_TOKEN_PATH", dir.path("empty")), 3).says(&["empty: there is no token in it"]);
     run(without("hf").env("HF_HUB_OFFLINE", "1"), 2).says(&["HF_HUB_OFFLINE"]);
     run(without("hf").env("HF_ENDPOINT", "huggingface.co"), 2).says(&["HF_ENDPOINT"]);
+    let address = hub.endpoint().replace("://", &format!("://somebody:{WRITER}@"));
+    run(without("hf").env("HF_ENDPOINT", address), 2).says(&["HF_ENDPOINT", "password"]);
+}
+
+#[test]
+fn the_manifest_of_another_program_stays() {
+    let (dir, hub) = (exported(), Hub::start());
+    hub.make("set", &[]);
+    for foreign in ["{\"name\": \"an extension\"}", "not even JSON"] {
+        hub.push("set", &[("manifest.json", foreign)]);
+        let before = hub.history("set", "main").len();
+        for args in [&[][..], &["--delete"], &["--dry-run"]] {
+            run(upload(&dir, &hub, SET, args), 2).says(&["manifest.json is not a manifest of colophon's"]);
+        }
+        assert_eq!(hub.history("set", "main").len(), before);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::corpus;
 use crate::harness::Dir;
 use proxy::{Action, Fault};
 use s3::{BUCKET, PREFIX, S3Server, SECRET};
-use suite::{Server, assert_discreet, assert_published, conformance, exported};
+use suite::{Server, Trouble, assert_discreet, assert_published, conformance, exported};
 
 conformance!(s3_without_list, S3Server::plain());
 conformance!(s3_with_list, S3Server::listing());
@@ -31,6 +31,32 @@ fn refusals_are_explained() {
     let nothing = server.environment(upload(), "").env("AWS_ACCESS_KEY_ID", "").run().status(3);
     assert_discreet(&server, &nothing.says(&["there are no credentials", "AWS_PROFILE"]));
     assert_eq!(server.published().len(), 0);
+}
+
+/// What cannot be sent in a request is refused, by the name of what it comes from and not by its value.
+#[test]
+fn what_no_request_can_hold_is_refused() {
+    let (server, dir) = (S3Server::plain(), exported());
+    for (variable, value) in [
+        ("AWS_ACCESS_KEY_ID", "AKIASECRETIVE\n"),
+        ("AWS_SECRET_ACCESS_KEY", "SECRETIVE \n"),
+        ("AWS_SESSION_TOKEN", "a\r\nSECRETIVE"),
+        ("AWS_REGION", "us-SECRETIVE\n"),
+        ("AWS_REGION", "us SECRETIVE"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:SECRETIVE@localhost"),
+    ] {
+        let run = server.upload(&dir).args(["--verbose", "--no-verify"]).env(variable, value).run().status(2);
+        assert!(!run.says(&[variable]).stderr.contains("SECRETIVE"), "{variable} was printed");
+    }
+    let run = server.upload(&dir).env("COLOPHON_REGION", "us-SECRETIVE\n").run().status(2).says(&["--region"]);
+    assert!(!run.stderr.contains("SECRETIVE"), "the region was printed");
+    for url in ["http://me:SECRETIVE@localhost", "http://127.0.0.1:99999", "http://[::1", "http://?x"] {
+        // Before the folder is looked at.
+        let command = dir.colophon(["upload", "out", "s3://b/x", "--endpoint-url", url, "--path-style"]);
+        let run = server.environment(command, SECRET).run().status(2).says(&["--endpoint-url"]);
+        assert!(!run.stderr.contains("SECRETIVE"), "a password was printed");
+    }
+    assert_eq!(server.proxy().seen("", ""), 0);
 }
 
 /// A server that is not there is tried for a while.
@@ -76,6 +102,74 @@ fn the_objects_of_others_stay() {
     std::fs::write(server.file("manifest.json"), "{\"name\": \"an extension\"}").expect("write");
     server.upload(&dir).args(["--delete"]).run().status(2).says(&["manifest.json", "not a manifest of colophon's"]);
     assert_eq!(server.published().get("manifest.json").map(Vec::len), Some(24));
+}
+
+/// A manifest that lists the one that was kept aside does not make it go before the end.
+#[test]
+fn a_kept_manifest_is_no_file_to_remove() {
+    let (server, dir) = (S3Server::listing(), exported());
+    server.upload(&dir).run().status(0);
+    let path = server.file("manifest.json");
+    let bytes = std::fs::read(&path).expect("a manifest");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let files = manifest["files"].as_array_mut().expect("files");
+    for name in [".colophon/replaced-manifest.json", "old.jsonl"] {
+        let mut listed = files[0].clone();
+        listed["path"] = name.into();
+        files.push(listed);
+        std::fs::create_dir_all(server.file(".colophon")).expect("a folder");
+        std::fs::write(server.file(name), &bytes).expect("write");
+    }
+    std::fs::write(&path, manifest.to_string()).expect("write");
+    let receipt = server.upload(&dir).args(["--delete", "--json"]).run().status(0).json();
+    let deleted: Vec<_> = receipt["deleted"].as_array().into_iter().flatten().map(|entry| &entry["path"]).collect();
+    assert_eq!(deleted, ["old.jsonl"]);
+    assert!(!server.file(".colophon/replaced-manifest.json").exists());
+    assert_published(&server, &dir);
+}
+
+/// Who may not look at the manifest cannot replace what it lists; who may not list can, as long as it is readable.
+#[test]
+fn a_manifest_that_cannot_be_read_is_not_taken_for_absent() {
+    let (server, dir) = (S3Server::plain(), exported());
+    server.upload(&dir).run().status(0);
+    let before = server.published();
+    dir.export().args(["--seed", "7"]).run().status(0);
+    let always = |method, part: &str, action| {
+        server.proxy().inject(Fault { method, part: part.into(), after: 0, times: usize::MAX, action });
+    };
+    let forbidden = || server.answer(Trouble::Forbidden);
+    let endless = || Action::Answer {
+        status: 200,
+        headers: "content-type: application/xml\r\n".into(),
+        body: "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>\
+               </ListBucketResult>"
+            .into(),
+    };
+    for (list, method, part, trouble, says) in [
+        (forbidden(), "HEAD", "/manifest.json", Trouble::Forbidden, "allow s3:GetObject on it, and s3:ListBucket"),
+        (forbidden(), "GET", "/manifest.json", Trouble::Forbidden, "allow s3:GetObject on it, and s3:ListBucket"),
+        (forbidden(), "GET", "/replaced-manifest.json", Trouble::Forbidden, "s3:GetObject"),
+        (forbidden(), "HEAD", "/manifest.json", Trouble::Broken, "500"),
+        (forbidden(), "HEAD", "/train.jsonl", Trouble::Broken, "500"),
+        (endless(), "HEAD", "/manifest.json", Trouble::Forbidden, "allow s3:GetObject on it"),
+        (endless(), "HEAD", "/train.jsonl", Trouble::Forbidden, "allow s3:GetObject on it"),
+    ] {
+        server.proxy().reset();
+        always("GET", "list-type=2", list);
+        always(method, part, server.answer(trouble));
+        let run = server.upload(&dir).args(["--delete"]).env("AWS_MAX_ATTEMPTS", "2").run().status(3);
+        run.says(&[part.trim_start_matches('/'), says]);
+        assert_eq!(["PUT", "POST", "DELETE"].map(|method| server.proxy().seen(method, "")), [0; 3]);
+        assert!(server.published() == before);
+    }
+    // So Amazon answers who may not list: that there is no such file is not said.
+    server.proxy().reset();
+    always("GET", "list-type=2", forbidden());
+    always("HEAD", ".jsonl", forbidden());
+    server.upload(&dir).run().status(0);
+    assert_published(&server, &dir);
+    assert!(server.proxy().seen("DELETE", "/manifest.json") == 1, "the manifest stood beside files being replaced");
 }
 
 /// Parts of what the file was before are removed, not taken up.

@@ -147,6 +147,23 @@ pub fn unsound(server: &dyn Server) {
         server.upload(&dir).args(args).run().status(1);
         assert!(server.published() == before);
     }
+    dir.write("out/test.jsonl", sound);
+    let manifest = dir.read("out/manifest.json");
+    let mut changed: Value = serde_json::from_slice(&manifest).expect("a manifest");
+    changed["ledger"]["exported"] = 0.into();
+    dir.write("out/manifest.json", changed.to_string());
+    for args in [&["--no-verify"][..], &["--delete", "--no-verify"]] {
+        server.upload(&dir).args(args).run().status(1).says(&["manifest.json", "nothing was uploaded"]);
+        assert!(server.published() == before);
+    }
+    // A sound export of nothing.
+    let empty = Dir::new();
+    empty.write("in/empty.jsonl", "");
+    empty.export().run().status(0);
+    for args in [&["--delete"][..], &["--delete", "--no-verify"], &["--delete", "--dry-run"]] {
+        server.upload(&empty).args(args).run().status(1).says(&["no documents", "leave out --delete"]);
+        assert!(server.published() == before);
+    }
     std::fs::remove_dir_all(dir.path("out")).expect("remove");
     server.upload(&dir).args(["--delete"]).run().status(2).says(&["out", "folder of an export"]);
     dir.folder("out");
