@@ -140,6 +140,7 @@ fn quarantine(set: &Set, shards: &[Shard], folder: &Path, stop: &Stop) -> Result
 impl Set {
     /// Reads what the parts say, and checks that they belong together.
     fn read(output: &Path) -> Result<Set> {
+        part::refuse_strangers(output)?;
         let shares = part::shares(output)?;
         check_complete(output, &shares)?;
         let mut parts: Vec<Part> = Vec::new();

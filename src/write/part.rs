@@ -9,8 +9,9 @@ use super::stage::sync_tree;
 use crate::domain::manifest::hex;
 use crate::domain::part::{Block, FoundShard, Part, ProvedFile};
 use crate::domain::share::Share;
-use crate::error::{Context, Error, Result, show};
+use crate::error::{Context, Error, Result, show, unshow};
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -54,6 +55,50 @@ fn share_of(name: &str) -> Option<Share> {
     let (index, of) = name.split_once("-of-")?;
     let share = Share::new(index.parse().ok()?, of.parse().ok()?).ok()?;
     (self::name(share) == name).then_some(share)
+}
+
+/// Whether an entry of the folder with the parts can be there because of a worker.
+fn is_own(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let is_known = |name: &str| name == DAY || share_of(name).is_some();
+    let hidden = name.strip_prefix('.').and_then(|rest| rest.split_once('.'));
+    is_known(name) || hidden.is_some_and(|(of, _)| is_known(of))
+}
+
+/// An entry of the folder with the parts that no worker left there, if there is one.
+fn stranger(parts: &Path) -> io::Result<Option<PathBuf>> {
+    let mut strangers = Vec::new();
+    for entry in fs::read_dir(parts)? {
+        let entry = entry?;
+        if !is_own(&entry.file_name()) {
+            strangers.push(entry.path());
+        }
+    }
+    // The same one each time.
+    Ok(strangers.into_iter().min())
+}
+
+/// Whether a folder holds what workers leave, and nothing else.
+pub fn is_of_workers(parts: &Path) -> bool {
+    stranger(parts).is_ok_and(|stranger| stranger.is_none())
+}
+
+/// Fails if what lies among the parts is not all colophon's: it would disappear with them.
+///
+/// # Errors
+/// [`Error::Usage`], naming an entry; [`Error::Environment`] if the folder cannot be read.
+pub fn refuse_strangers(output: &Path) -> Result<()> {
+    let parts = folder(output);
+    match stranger(&parts) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(&parts, "read the folder", &error)),
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => Err(Error::Usage(format!(
+            "{} is not colophon's, and the folder around it is removed with the parts of workers: move it elsewhere, \
+             or choose another output folder",
+            show(&path)
+        ))),
+    }
 }
 
 /// A part in the making. Without [`PartStage::publish`] nothing is left of it.
@@ -235,7 +280,9 @@ pub fn inputs(output: &Path, part: &Part) -> Result<Vec<FoundShard>> {
 /// # Errors
 /// [`Error::Environment`], naming the file; or what `check` says.
 pub fn check_file(folder: &Path, file: &ProvedFile, check: impl Fn() -> Result<()>) -> Result<()> {
-    let path = folder.join(&file.path);
+    // Names of the quarantine are those of shards, of whichever bytes.
+    let below = unshow(&file.path).ok_or_else(|| damaged(&folder.join(ABOUT)))?;
+    let path = folder.join(below);
     let mut hash = Sha256::new();
     let mut bytes = 0;
     let mut from = File::open(&path).context(&path, "read the part")?;
@@ -301,6 +348,7 @@ pub fn damaged(path: &Path) -> Error {
 /// # Errors
 /// If the output folder cannot be read or written.
 pub fn day(output: &Path, today: &str) -> Result<String> {
+    refuse_strangers(output)?;
     let path = folder(output).join(DAY);
     for _ in 0..TRIES {
         match fs::read_to_string(&path) {

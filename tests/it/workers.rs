@@ -164,6 +164,21 @@ fn tiny_inputs() {
     }
 }
 
+/// Rejected lines lie under their shard's name, of whichever bytes that is.
+#[test]
+fn shards_of_any_name_have_rejected_lines() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = Dir::new();
+    for name in [&b"a\\b.jsonl"[..], b"c\nd.jsonl", b"\\x41.jsonl", b"\xFF\xFE.jsonl"] {
+        dir.write(Path::new("in").join(std::ffi::OsStr::from_bytes(name)), corpus::documents(3) + "bad\nworse\n");
+    }
+    let _ = by_one_run(&dir, &ALLOW_ALL).status(0);
+    let one = dir.snapshot("one");
+    for of in [1, 3] {
+        assert_merged(&dir, &one, of, &ALLOW_ALL, &mut Dice::new(of.into()));
+    }
+}
+
 /// Hostile lines in shards of chance, shared among a number of workers of chance.
 #[test]
 fn hostile_inputs_of_chance() {
@@ -311,6 +326,34 @@ fn nothing_to_merge() {
     let export = dir.snapshot("out");
     merge(&dir).run().status(3).says(&["an export that is whole"]);
     assert_same(&export, &dir.snapshot("out"), "the export");
+}
+
+/// What a user keeps in a folder of that name would go with the parts.
+#[test]
+fn what_others_keep_among_the_parts_is_refused() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    for name in ["mine/thesis.txt", "00000-of-00001x/a", ".00001-of-00001.x/a", ".cache", "days"] {
+        let path = format!("out/parts/{name}");
+        dir.write(&path, "mine");
+        let entry = Path::new(name).components().next().expect("a name").as_os_str();
+        let named = format!("parts/{}", entry.display());
+        let refused = |run: Finished| drop(run.status(2).says(&[&named, "move it elsewhere"]));
+        refused(worker(&dir, 0, 1, &[]).run());
+        // This one needs a day, which is kept there.
+        refused(dir.colophon(["export", "--input-dir", "in", "--output-dir", "out", "--worker", "0/1"]).run());
+        assert_eq!(dir.names("out/parts").len(), 1, "{name}");
+        fs::rename(dir.path("out/parts"), dir.path("aside")).expect("rename");
+        worker(&dir, 0, 1, &[]).run().status(0);
+        fs::rename(dir.path("aside").join(entry), dir.path("out/parts").join(entry)).expect("rename");
+        refused(merge(&dir).run());
+        assert_eq!(dir.text(&path), "mine");
+        fs::rename(dir.path("out/parts").join(entry), dir.path("aside").join(entry)).expect("rename");
+        merge(&dir).run().status(0);
+        for folder in ["out", "aside"] {
+            fs::remove_dir_all(dir.path(folder)).expect("remove");
+        }
+    }
 }
 
 #[test]
