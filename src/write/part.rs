@@ -240,6 +240,14 @@ pub fn shares(output: &Path) -> Result<Vec<Share>> {
 /// # Errors
 /// [`Error::Environment`] if it cannot be read, or is not what the worker wrote.
 pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
+    Ok(read_sealed(output, share)?.map(|(part, _)| part))
+}
+
+/// The same, with what tells this part from any other that may take its place.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_sealed(output: &Path, share: Share) -> Result<Option<(Part, Sealed)>> {
     let folder = of_share(output, share);
     if !folder.exists() {
         return Ok(None);
@@ -247,7 +255,8 @@ pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
     let (path, seal) = (folder.join(ABOUT), folder.join(SEAL));
     let text = fs::read(&path).context(&path, "read the part")?;
     let seal = fs::read(&seal).context(&seal, "read the part")?;
-    if !seal.starts_with(hex(&Sha256::digest(&text)).as_bytes()) {
+    let sha256 = hex(&Sha256::digest(&text));
+    if !seal.starts_with(sha256.as_bytes()) {
         return Err(damaged(&path));
     }
     let part: Part = serde_json::from_slice(&text).map_err(|error| {
@@ -259,7 +268,37 @@ pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
     if part.maker.share != share {
         return Err(damaged(&path));
     }
-    Ok(Some(part))
+    Ok(Some((part, Sealed { share, sha256 })))
+}
+
+/// A part that was read.
+pub struct Sealed {
+    share: Share,
+    /// SHA-256 of what it says of itself, in hexadecimal.
+    sha256: String,
+}
+
+/// Fails unless the parts that are there are those that were read, in the order of [`shares`].
+///
+/// # Errors
+/// [`Error::Environment`], naming a part that came, went or is another one now.
+pub fn check_unchanged(output: &Path, read: &[Sealed]) -> Result<()> {
+    refuse_strangers(output)?;
+    let now = shares(output)?;
+    let is_there = |part: &&Sealed| {
+        let seal = fs::read(of_share(output, part.share).join(SEAL));
+        now.contains(&part.share) && seal.is_ok_and(|seal| seal.starts_with(part.sha256.as_bytes()))
+    };
+    let other = read.iter().find(|part| !is_there(part)).map(|part| part.share);
+    let new = || now.into_iter().find(|share| read.iter().all(|part| part.share != *share));
+    match other.or_else(new) {
+        None => Ok(()),
+        Some(share) => Err(Error::environment(
+            &of_share(output, share),
+            "a worker changed it while the parts were merged",
+            "merge again when no worker is at work",
+        )),
+    }
 }
 
 /// The list of the input's shards that a part was made from.

@@ -2,13 +2,14 @@
 //! or there is none and the reason is clear.
 
 use crate::corpus::{self, Packing, Shard};
-use crate::harness::{DATE, Dir, Finished, Running, SLOW, Snapshot, TestCommand, assert_same};
+use crate::harness::{DATE, Dir, Finished, Running, SLOW, Snapshot, TestCommand, assert_same, is_root, skip};
 use crate::hostile::{self, Dice};
 use crate::oracle::{self, Expected, Options};
 use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -608,6 +609,49 @@ fn a_process_that_comes_back_does_no_harm() {
     }
 }
 
+/// A part that comes while others are merged must not disappear with them.
+#[test]
+fn a_part_that_comes_while_others_are_merged_stays() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::large(16));
+    let _ = by_one_run(&dir, &[]).status(0);
+    let others: [(u32, u32, &[&str]); 2] = [(0, 3, &[]), (1, 2, &["--seed", "5"])];
+    let mut met = 0;
+    for round in 0..20 {
+        let (index, of, args) = others[round % 2];
+        all_workers(&dir, 2, &[], &mut Dice::new(0));
+        // Moved one by one, or in one exchange.
+        if round % 4 < 2 {
+            dir.write("out/notes.txt", "mine");
+        }
+        let mut run = merge(&dir).args(["--threads", "1"]).spawn();
+        let is_writing = run.until_or_end(|| dir.is_writing());
+        let has_far_to_go = || dir.is_writing() && !dir.path(".out.colophon-stage/manifest.json").exists();
+        if !is_writing || !run.pause() || !has_far_to_go() {
+            run.resume();
+            let _ = run.wait();
+            fs::remove_dir_all(dir.path("out")).expect("remove");
+            continue; // it was too fast
+        }
+        worker(&dir, index, of, args).run().status(0);
+        let before = dir.snapshot("out").visible();
+        run.resume();
+        let name = format!("parts/{index:05}-of-{of:05}");
+        run.wait().status(3).says(&[&name, "while the parts were merged", "merge again"]);
+        assert_same(&before, &dir.snapshot("out").visible(), "nothing was committed");
+        fs::remove_dir_all(dir.path("out").join(&name)).expect("remove");
+        worker(&dir, 1, 2, &[]).run().status(0);
+        merge(&dir).run().status(0);
+        assert_same(&dir.snapshot("one"), &dir.snapshot("out").without("notes.txt"), "in the end");
+        fs::remove_dir_all(dir.path("out")).expect("remove");
+        met += 1;
+        if met == 4 {
+            break;
+        }
+    }
+    assert!(met > 0, "no merge was met at work");
+}
+
 #[test]
 fn a_second_merge_fails_at_once() {
     let dir = Dir::new();
@@ -624,6 +668,81 @@ fn a_second_merge_fails_at_once() {
         let _ = second.says(&["another run is writing to this folder"]);
     }
     dir.colophon(["verify", "out"]).run().status(0);
+}
+
+// ---- Whose parts they are
+
+/// What a merge of parts that somebody else made does, as it may not remove them.
+fn merge_of_foreign_parts(prepare: impl Fn(&Dir)) -> Option<(Dir, Snapshot, Running)> {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(60));
+    if !is_root() || !dir.colophon(["--version"]).by_nobody().run().stdout.contains("colophon") {
+        skip("nobody else can be asked to merge here");
+        return None;
+    }
+    dir.export().args(["--seed", "1", "--no-card"]).run().status(0);
+    let earlier = dir.snapshot("out");
+    all_workers(&dir, 2, &["--no-card"], &mut Dice::new(0));
+    // Everything is anybody's, and the parts are root's.
+    let parts = [("out/parts/00000-of-00002", 0o755), ("out/parts/00001-of-00002", 0o755)];
+    for (path, mode) in [(".", 0o777), ("out", 0o777), ("out/parts", 0o777)].into_iter().chain(parts) {
+        fs::set_permissions(dir.path(path), Permissions::from_mode(mode)).expect("permissions");
+    }
+    prepare(&dir);
+    let run = merge(&dir).by_nobody().spawn();
+    Some((dir, earlier, run))
+}
+
+/// Where files are moved one by one, nothing is lost: what may not be removed is found out before.
+#[test]
+fn parts_that_may_not_be_removed_do_no_harm() {
+    let prepare: [&dyn Fn(&Dir); 3] = [
+        &|_| {},
+        &|dir| {
+            let parts = dir.path("out/parts");
+            fs::set_permissions(parts, Permissions::from_mode(0o755)).expect("permissions");
+        },
+        // Only owners may take away what lies there, and the parts are not to be told from others before.
+        &|dir| {
+            for path in ["out/parts", "out/parts/00000-of-00002", "out/parts/00001-of-00002"] {
+                fs::set_permissions(dir.path(path), Permissions::from_mode(0o777)).expect("permissions");
+            }
+            fs::set_permissions(dir.path("out"), Permissions::from_mode(0o1777)).expect("permissions");
+        },
+    ];
+    for prepare in prepare {
+        let foreign = merge_of_foreign_parts(|dir| {
+            dir.write("out/notes.txt", "mine");
+            prepare(dir);
+        });
+        let Some((dir, earlier, run)) = foreign else { return };
+        let parts = dir.snapshot("out/parts");
+        run.wait().status(3).says(&["out/parts"]);
+        assert_same(&earlier, &dir.snapshot("out").without("parts").without("notes.txt").visible(), "the export");
+        assert_same(&parts, &dir.snapshot("out/parts"), "the parts");
+        assert!(!dir.path("out/.colophon-commit.json").exists());
+        // Who may do it is not kept from it.
+        merge(&dir).run().status(0);
+        assert_eq!(dir.names("."), ["in", "out"]);
+        assert!(!dir.path("out/parts").exists());
+    }
+}
+
+/// Where folders change places, the export is there, and what is left of the old one is in nobody's way.
+#[test]
+fn parts_that_stay_behind_are_in_nobody_s_way() {
+    let owned = |dir: &Dir| {
+        let nobody = Some(65534);
+        std::os::unix::fs::chown(dir.path("out"), nobody, nobody).expect("an owner");
+    };
+    let Some((dir, _, run)) = merge_of_foreign_parts(owned) else { return };
+    run.wait().status(0).says(&["colophon-left", "remove it"]);
+    assert!(!dir.path("out/parts").exists());
+    dir.colophon(["verify", "out"]).run().status(0);
+    let left = || dir.names(".").into_iter().filter(|name| name.starts_with(".colophon-left.")).count();
+    assert_eq!((dir.names(".").len(), left()), (3, 1));
+    dir.export().by_nobody().run().status(0);
+    assert_eq!((dir.names(".").len(), left()), (3, 1));
 }
 
 // ---- Stopped
