@@ -58,10 +58,7 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
         stage.forget_used_up()?;
         return Ok(report);
     }
-    let mut set = Set::read(stage.output())?;
-    if let Some(input) = &job.input {
-        set.check_input(input, &job.output)?;
-    }
+    let mut set = Set::read(stage.output(), job.input.as_deref())?;
     let config = set.config(job)?;
     refuse_to_lose_a_card(&stage, config.about.is_some())?;
     let (output, sealed) = (stage.output().to_owned(), std::mem::take(&mut set.sealed));
@@ -142,10 +139,14 @@ fn quarantine(set: &Set, shards: &[Shard], folder: &Path, stop: &Stop) -> Result
 }
 
 impl Set {
-    /// Reads what the parts say, and checks that they belong together.
-    fn read(output: &Path) -> Result<Set> {
+    /// Reads what the parts say, and checks that they belong together; and first that they are of this input, as parts
+    /// that are not will be made anew.
+    fn read(output: &Path, input: Option<&Path>) -> Result<Set> {
         part::refuse_strangers(output)?;
         let shares = part::shares(output)?;
+        if let Some(input) = input {
+            check_input(output, &shares, input)?;
+        }
         check_complete(output, &shares)?;
         let (mut parts, mut sealed): (Vec<Part>, _) = (Vec::new(), Vec::new());
         for share in shares {
@@ -169,21 +170,6 @@ impl Set {
             Some(part) => Err(part::damaged(&part::of_share(output, part.maker.share))),
             None => Ok(Set { output: output.into(), parts, sealed, inputs }),
         }
-    }
-
-    /// Fails if the parts were not made from what is in the input now. Where there is none, nothing can be said.
-    fn check_input(&self, input: &Path, output: &Path) -> Result<()> {
-        let shards = discover(input, Some(output));
-        if !input.exists() && shards.as_ref().map_or(true, Vec::is_empty) {
-            tracing::warn!("{} is not here: the parts are not held against it", show(input));
-            return Ok(());
-        }
-        let now = |shard: &Shard| Stamp::of_shard(shard).map(|stamp| found(shard, &stamp));
-        let now = shards?.iter().map(now).collect::<Result<Vec<_>>>()?;
-        let Some(difference) = input_difference(&now, &self.inputs) else { return Ok(()) };
-        let cause = format!("the parts were made from another input: {difference}");
-        let remedy = "run the workers again, or wait until they are done";
-        Err(Error::environment(&part::folder(&self.output), cause, remedy))
     }
 
     /// The configuration that the parts were made by.
@@ -223,6 +209,27 @@ impl Set {
         }
         inputs
     }
+}
+
+/// Fails if a part was not made from what is in the input now. Where there is none, nothing can be said.
+fn check_input(output: &Path, shares: &[Share], input: &Path) -> Result<()> {
+    let shards = discover(input, Some(output));
+    if !input.exists() && shards.as_ref().map_or(true, Vec::is_empty) {
+        tracing::warn!("{} is not here: the parts are not held against it", show(input));
+        return Ok(());
+    }
+    let now = |shard: &Shard| Stamp::of_shard(shard).map(|stamp| found(shard, &stamp));
+    let now = shards?.iter().map(now).collect::<Result<Vec<_>>>()?;
+    for share in shares {
+        let part = part::read(output, *share)?.ok_or_else(|| missing(output, &[*share]))?;
+        let Some(difference) = input_difference(&now, &part::inputs(output, &part)?) else { continue };
+        return Err(Error::environment(
+            &part::of_share(output, *share),
+            format!("the part was made from another input: {difference}"),
+            "run the workers again, or wait until they are done",
+        ));
+    }
+    Ok(())
 }
 
 /// Fails unless there is the part of every worker, and of no others.

@@ -159,7 +159,8 @@ impl PartStage {
 }
 
 fn is_taken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(error.kind(), DirectoryNotEmpty | AlreadyExists | NotADirectory)
 }
 
 /// A hidden folder among the parts, of a name that nobody else has.
@@ -195,11 +196,12 @@ fn remove_abandoned(own: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// When anything in a folder was last changed.
-fn newest(folder: &Path) -> Option<SystemTime> {
-    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| changed(&entry.path()));
-    entries.chain(changed(folder)).max()
+/// When anything in a folder, or in those below, was last changed.
+fn newest(path: &Path) -> Option<SystemTime> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    let entries = meta.is_dir().then(|| fs::read_dir(path).ok()).flatten();
+    let below = entries.into_iter().flatten().flatten().filter_map(|entry| newest(&entry.path()));
+    below.chain(meta.modified().ok()).max()
 }
 
 /// Removes a part: first its name, then the rest.
@@ -249,7 +251,8 @@ pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
 /// As for [`read`].
 pub fn read_sealed(output: &Path, share: Share) -> Result<Option<(Part, Sealed)>> {
     let folder = of_share(output, share);
-    if !folder.exists() {
+    // A link that leads nowhere is there, and is no part.
+    if matches!(fs::symlink_metadata(&folder), Err(error) if error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
     }
     let (path, seal) = (folder.join(ABOUT), folder.join(SEAL));
@@ -391,7 +394,11 @@ pub fn day(output: &Path, today: &str) -> Result<String> {
     let path = folder(output).join(DAY);
     for _ in 0..TRIES {
         match fs::read_to_string(&path) {
-            Ok(day) => return Ok(day.trim_end().to_owned()),
+            Ok(day) if is_day(day.trim_end()) => return Ok(day.trim_end().to_owned()),
+            Ok(_) => {
+                let remedy = "remove it, and run all workers again";
+                return Err(Error::environment(&path, "it does not say a day (YYYY-MM-DD)", remedy));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(&path, "read", &error)),
         }
@@ -399,6 +406,8 @@ pub fn day(output: &Path, today: &str) -> Result<String> {
         let beside = hidden(output, DAY)?;
         let draft = beside.path().join(DAY);
         fs::write(&draft, format!("{today}\n")).context(&draft, "write")?;
+        // Its name must not outlive a power cut without what it says.
+        File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
         match fs::hard_link(&draft, &path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -407,6 +416,11 @@ pub fn day(output: &Path, today: &str) -> Result<String> {
         }
     }
     Err(Error::environment(&path, "it comes and goes", "let one job work here"))
+}
+
+/// Whether this is a day as `YYYY-MM-DD`.
+fn is_day(text: &str) -> bool {
+    text.len() == "YYYY-MM-DD".len() && jiff::civil::Date::strptime("%Y-%m-%d", text).is_ok()
 }
 
 #[cfg(test)]

@@ -514,6 +514,12 @@ fn parts_of_an_earlier_input_are_not_merged() {
     dir.write("in/b.jsonl", corpus::documents(9));
     merge("in").status(3).says(&["another input", "b.jsonl is missing there", "wait"]);
     merge("in/*.jsonl").status(3).says(&["another input"]);
+    // Half of them are made anew: a merge that waits for the others must not give up.
+    worker(&dir, 0, 2, &[]).run().status(0);
+    dir.write("in/c.jsonl", corpus::documents(9));
+    worker(&dir, 1, 2, &[]).run().status(0);
+    merge("in").status(3).says(&["parts/00000-of-0000", "another input", "wait"]);
+    fs::remove_dir_all(dir.path("out/parts")).expect("remove");
     worker(&dir, 0, 1, &[]).run().status(0);
     merge("in/*.jsonl").status(0);
     worker(&dir, 0, 1, &[]).run().status(0);
@@ -536,6 +542,52 @@ fn an_input_that_changes_meanwhile_is_named() {
     run.resume();
     run.wait().status(3).says(&["in/b.jsonl", "shrank"]);
     assert_eq!(dir.names("out/parts"), [""; 0]);
+}
+
+/// What is no part is made anew, whatever it is.
+#[test]
+fn a_link_or_a_file_in_the_place_of_a_part() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(60));
+    let _ = by_one_run(&dir, &[]).status(0);
+    for is_link in [true, false] {
+        dir.folder("out/parts");
+        match is_link {
+            true => std::os::unix::fs::symlink("nowhere", dir.path("out/parts/00000-of-00001")).expect("a link"),
+            false => drop(dir.write("out/parts/00000-of-00001", "mine")),
+        }
+        merge(&dir).run().status(3).says(&["parts/00000-of-00001"]);
+        worker(&dir, 0, 1, &[]).run().status(0).says(&["made anew"]);
+        merge(&dir).run().status(0);
+        assert_same(&dir.snapshot("one"), &dir.snapshot("out"), "in the end");
+    }
+}
+
+/// While workers make the next export, the one that is there is whole.
+#[test]
+fn parts_beside_an_export_are_none_of_its_files() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(60));
+    dir.export().run().status(0);
+    worker(&dir, 0, 2, &[]).run().status(0);
+    let run = dir.colophon(["verify", "out"]).run().status(0);
+    assert!(run.stdout.contains("parts/, of an export that workers make"), "{}", run.stdout);
+    dir.write("out/parts/mine.txt", "mine");
+    let run = dir.colophon(["verify", "out"]).run().status(1);
+    assert!(run.stdout.contains("parts/mine.txt is not in the manifest"), "{}", run.stdout);
+}
+
+/// A day that a power cut or a person made of nothing must not become that of the documents.
+#[test]
+fn a_day_that_is_none_is_refused() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    for day in ["", "\n", "2024-02-30", "24-1-5", "2024-1-015", "today\" x"] {
+        dir.write("out/parts/day", day);
+        let run = dir.colophon(["export", "--input-dir", "in", "--output-dir", "out", "--worker", "0/1"]).run();
+        run.status(3).says(&["parts/day", "YYYY-MM-DD", "remove it"]);
+        assert_eq!(dir.names("out/parts"), ["day"]);
+    }
 }
 
 /// Workers may start on different days; all documents have that of the first.
@@ -810,7 +862,16 @@ fn what_killed_workers_left_goes() {
             }
         }
     }
+    // One that only rejects lines is at work, too.
+    dir.write("out/parts/.00000-of-00002.rejecting/quarantine/a.jsonl", "bad\n");
+    for name in ["quarantine", ""] {
+        let path = dir.path("out/parts/.00000-of-00002.rejecting").join(name);
+        fs::File::open(path).and_then(|file| file.set_modified(old)).expect("a time");
+    }
     worker(&dir, 0, 2, &[]).run().status(0);
+    let rejecting = dir.path("out/parts/.00000-of-00002.rejecting");
+    assert!(rejecting.exists());
+    fs::remove_dir_all(rejecting).expect("remove");
     assert_eq!(dir.names("out/parts"), [".00000-of-00002.new", ".00001-of-00002.old", "00000-of-00002"]);
     worker(&dir, 1, 2, &[]).run().status(0);
     merge(&dir).run().status(0);
