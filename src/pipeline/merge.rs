@@ -22,7 +22,7 @@ use crate::error::{Context, Error, Result, show, unshow};
 use crate::input::{Encoding, Shard, Stamp, discover};
 use crate::select::spill::Spill;
 use crate::write::output::{Outputs, Proof};
-use crate::write::part;
+use crate::write::part::{self, Sealed};
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject, replay};
 use crate::write::stage::{MANIFEST, STATS, Stage};
 use serde_json::Value;
@@ -36,6 +36,8 @@ pub struct Set {
     /// The output folder.
     output: PathBuf,
     parts: Vec<Part>,
+    /// What they were known by when they were read.
+    sealed: Vec<Sealed>,
     /// The input's shards.
     inputs: Vec<FoundShard>,
 }
@@ -56,13 +58,12 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
         stage.forget_used_up()?;
         return Ok(report);
     }
-    let set = Set::read(stage.output())?;
-    if let Some(input) = &job.input {
-        set.check_input(input, &job.output)?;
-    }
+    let mut set = Set::read(stage.output(), job.input.as_deref())?;
     let config = set.config(job)?;
     refuse_to_lose_a_card(&stage, config.about.is_some())?;
-    stage.use_up(part::FOLDER);
+    let (output, sealed) = (stage.output().to_owned(), std::mem::take(&mut set.sealed));
+    // A worker may publish a part at any moment: what was not merged must not disappear.
+    stage.use_up(part::FOLDER, move || part::check_unchanged(&output, &sealed));
     let shards: Vec<Shard> = set.inputs.iter().map(shard).collect();
     let tally = set.tally(&config);
     let spill = Spill::new(stage.folder(), job.memory_limit.unwrap_or_else(memory::default_limit));
@@ -138,13 +139,18 @@ fn quarantine(set: &Set, shards: &[Shard], folder: &Path, stop: &Stop) -> Result
 }
 
 impl Set {
-    /// Reads what the parts say, and checks that they belong together.
-    fn read(output: &Path) -> Result<Set> {
+    /// Reads what the parts say, and checks that they belong together; and first that they are of this input, as parts
+    /// that are not will be made anew.
+    fn read(output: &Path, input: Option<&Path>) -> Result<Set> {
+        part::refuse_strangers(output)?;
         let shares = part::shares(output)?;
+        if let Some(input) = input {
+            check_input(output, &shares, input)?;
+        }
         check_complete(output, &shares)?;
-        let mut parts: Vec<Part> = Vec::new();
+        let (mut parts, mut sealed): (Vec<Part>, _) = (Vec::new(), Vec::new());
         for share in shares {
-            let part = part::read(output, share)?.ok_or_else(|| missing(output, &[share]))?;
+            let (part, seal) = part::read_sealed(output, share)?.ok_or_else(|| missing(output, &[share]))?;
             if part.maker.generator != GENERATOR {
                 return Err(Error::Usage(format!(
                     "{} was made by {}, and this is {GENERATOR}: use one version for all workers and the merge",
@@ -156,28 +162,14 @@ impl Set {
                 check_alike(output, first, &part)?;
             }
             parts.push(part);
+            sealed.push(seal);
         }
         // There is a first one, as all are there.
         let inputs = part::inputs(output, &parts[0])?;
         match parts.iter().find(|part| part.counted.iter().any(|counted| counted.shard >= inputs.len())) {
             Some(part) => Err(part::damaged(&part::of_share(output, part.maker.share))),
-            None => Ok(Set { output: output.into(), parts, inputs }),
+            None => Ok(Set { output: output.into(), parts, sealed, inputs }),
         }
-    }
-
-    /// Fails if the parts were not made from what is in the input now. Where there is none, nothing can be said.
-    fn check_input(&self, input: &Path, output: &Path) -> Result<()> {
-        let shards = discover(input, Some(output));
-        if !input.exists() && shards.as_ref().map_or(true, Vec::is_empty) {
-            tracing::warn!("{} is not here: the parts are not held against it", show(input));
-            return Ok(());
-        }
-        let now = |shard: &Shard| Stamp::of_shard(shard).map(|stamp| found(shard, &stamp));
-        let now = shards?.iter().map(now).collect::<Result<Vec<_>>>()?;
-        let Some(difference) = input_difference(&now, &self.inputs) else { return Ok(()) };
-        let cause = format!("the parts were made from another input: {difference}");
-        let remedy = "run the workers again, or wait until they are done";
-        Err(Error::environment(&part::folder(&self.output), cause, remedy))
     }
 
     /// The configuration that the parts were made by.
@@ -217,6 +209,27 @@ impl Set {
         }
         inputs
     }
+}
+
+/// Fails if a part was not made from what is in the input now. Where there is none, nothing can be said.
+fn check_input(output: &Path, shares: &[Share], input: &Path) -> Result<()> {
+    let shards = discover(input, Some(output));
+    if !input.exists() && shards.as_ref().map_or(true, Vec::is_empty) {
+        tracing::warn!("{} is not here: the parts are not held against it", show(input));
+        return Ok(());
+    }
+    let now = |shard: &Shard| Stamp::of_shard(shard).map(|stamp| found(shard, &stamp));
+    let now = shards?.iter().map(now).collect::<Result<Vec<_>>>()?;
+    for share in shares {
+        let part = part::read(output, *share)?.ok_or_else(|| missing(output, &[*share]))?;
+        let Some(difference) = input_difference(&now, &part::inputs(output, &part)?) else { continue };
+        return Err(Error::environment(
+            &part::of_share(output, *share),
+            format!("the part was made from another input: {difference}"),
+            "run the workers again, or wait until they are done",
+        ));
+    }
+    Ok(())
 }
 
 /// Fails unless there is the part of every worker, and of no others.

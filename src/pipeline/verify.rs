@@ -220,7 +220,8 @@ impl Verification<'_> {
         let bytes = indicatif::HumanBytes(files.bytes()).to_string();
         let number = format!("{} files", self.manifest.files.len());
         let lines = format!("{} lines", recount.lines);
-        let scopes = [number, bytes.clone(), bytes, String::new(), lines, String::new(), String::new()];
+        let parts = if files.has_parts { "but for parts/, of an export that workers make" } else { "" };
+        let scopes = [number, bytes.clone(), bytes, parts.into(), lines, String::new(), String::new()];
         let Files { missing, sizes, hashes, stray, .. } = files;
         let statistics = stats.as_ref().ok().map(|stats| self.statistics(stats, &recount, leakage.as_ref()));
         let statistics = statistics.unwrap_or_else(|| {

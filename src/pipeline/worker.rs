@@ -76,6 +76,7 @@ pub fn export(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Report> {
+    part::refuse_strangers(&config.output)?;
     let stamps = shards.iter().map(Stamp::of_shard).collect::<Result<Vec<_>>>()?;
     let found: Vec<FoundShard> = shards.iter().zip(&stamps).map(|(shard, stamp)| found(shard, stamp)).collect();
     let list = serde_json::to_vec(&found).map_err(io::Error::from).context(&config.output, "list the input")?;

@@ -9,8 +9,9 @@ use super::stage::sync_tree;
 use crate::domain::manifest::hex;
 use crate::domain::part::{Block, FoundShard, Part, ProvedFile};
 use crate::domain::share::Share;
-use crate::error::{Context, Error, Result, show};
+use crate::error::{Context, Error, Result, show, unshow};
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -54,6 +55,50 @@ fn share_of(name: &str) -> Option<Share> {
     let (index, of) = name.split_once("-of-")?;
     let share = Share::new(index.parse().ok()?, of.parse().ok()?).ok()?;
     (self::name(share) == name).then_some(share)
+}
+
+/// Whether an entry of the folder with the parts can be there because of a worker.
+fn is_own(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let is_known = |name: &str| name == DAY || share_of(name).is_some();
+    let hidden = name.strip_prefix('.').and_then(|rest| rest.split_once('.'));
+    is_known(name) || hidden.is_some_and(|(of, _)| is_known(of))
+}
+
+/// An entry of the folder with the parts that no worker left there, if there is one.
+fn stranger(parts: &Path) -> io::Result<Option<PathBuf>> {
+    let mut strangers = Vec::new();
+    for entry in fs::read_dir(parts)? {
+        let entry = entry?;
+        if !is_own(&entry.file_name()) {
+            strangers.push(entry.path());
+        }
+    }
+    // The same one each time.
+    Ok(strangers.into_iter().min())
+}
+
+/// Whether a folder holds what workers leave, and nothing else.
+pub fn is_of_workers(parts: &Path) -> bool {
+    stranger(parts).is_ok_and(|stranger| stranger.is_none())
+}
+
+/// Fails if what lies among the parts is not all colophon's: it would disappear with them.
+///
+/// # Errors
+/// [`Error::Usage`], naming an entry; [`Error::Environment`] if the folder cannot be read.
+pub fn refuse_strangers(output: &Path) -> Result<()> {
+    let parts = folder(output);
+    match stranger(&parts) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(&parts, "read the folder", &error)),
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => Err(Error::Usage(format!(
+            "{} is not colophon's, and the folder around it is removed with the parts of workers: move it elsewhere, \
+             or choose another output folder",
+            show(&path)
+        ))),
+    }
 }
 
 /// A part in the making. Without [`PartStage::publish`] nothing is left of it.
@@ -114,7 +159,8 @@ impl PartStage {
 }
 
 fn is_taken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(error.kind(), DirectoryNotEmpty | AlreadyExists | NotADirectory)
 }
 
 /// A hidden folder among the parts, of a name that nobody else has.
@@ -150,11 +196,12 @@ fn remove_abandoned(own: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// When anything in a folder was last changed.
-fn newest(folder: &Path) -> Option<SystemTime> {
-    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| changed(&entry.path()));
-    entries.chain(changed(folder)).max()
+/// When anything in a folder, or in those below, was last changed.
+fn newest(path: &Path) -> Option<SystemTime> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    let entries = meta.is_dir().then(|| fs::read_dir(path).ok()).flatten();
+    let below = entries.into_iter().flatten().flatten().filter_map(|entry| newest(&entry.path()));
+    below.chain(meta.modified().ok()).max()
 }
 
 /// Removes a part: first its name, then the rest.
@@ -195,14 +242,24 @@ pub fn shares(output: &Path) -> Result<Vec<Share>> {
 /// # Errors
 /// [`Error::Environment`] if it cannot be read, or is not what the worker wrote.
 pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
+    Ok(read_sealed(output, share)?.map(|(part, _)| part))
+}
+
+/// The same, with what tells this part from any other that may take its place.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_sealed(output: &Path, share: Share) -> Result<Option<(Part, Sealed)>> {
     let folder = of_share(output, share);
-    if !folder.exists() {
+    // A link that leads nowhere is there, and is no part.
+    if matches!(fs::symlink_metadata(&folder), Err(error) if error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
     }
     let (path, seal) = (folder.join(ABOUT), folder.join(SEAL));
     let text = fs::read(&path).context(&path, "read the part")?;
     let seal = fs::read(&seal).context(&seal, "read the part")?;
-    if !seal.starts_with(hex(&Sha256::digest(&text)).as_bytes()) {
+    let sha256 = hex(&Sha256::digest(&text));
+    if !seal.starts_with(sha256.as_bytes()) {
         return Err(damaged(&path));
     }
     let part: Part = serde_json::from_slice(&text).map_err(|error| {
@@ -214,7 +271,37 @@ pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
     if part.maker.share != share {
         return Err(damaged(&path));
     }
-    Ok(Some(part))
+    Ok(Some((part, Sealed { share, sha256 })))
+}
+
+/// A part that was read.
+pub struct Sealed {
+    share: Share,
+    /// SHA-256 of what it says of itself, in hexadecimal.
+    sha256: String,
+}
+
+/// Fails unless the parts that are there are those that were read, in the order of [`shares`].
+///
+/// # Errors
+/// [`Error::Environment`], naming a part that came, went or is another one now.
+pub fn check_unchanged(output: &Path, read: &[Sealed]) -> Result<()> {
+    refuse_strangers(output)?;
+    let now = shares(output)?;
+    let is_there = |part: &&Sealed| {
+        let seal = fs::read(of_share(output, part.share).join(SEAL));
+        now.contains(&part.share) && seal.is_ok_and(|seal| seal.starts_with(part.sha256.as_bytes()))
+    };
+    let other = read.iter().find(|part| !is_there(part)).map(|part| part.share);
+    let new = || now.into_iter().find(|share| read.iter().all(|part| part.share != *share));
+    match other.or_else(new) {
+        None => Ok(()),
+        Some(share) => Err(Error::environment(
+            &of_share(output, share),
+            "a worker changed it while the parts were merged",
+            "merge again when no worker is at work",
+        )),
+    }
 }
 
 /// The list of the input's shards that a part was made from.
@@ -235,7 +322,9 @@ pub fn inputs(output: &Path, part: &Part) -> Result<Vec<FoundShard>> {
 /// # Errors
 /// [`Error::Environment`], naming the file; or what `check` says.
 pub fn check_file(folder: &Path, file: &ProvedFile, check: impl Fn() -> Result<()>) -> Result<()> {
-    let path = folder.join(&file.path);
+    // Names of the quarantine are those of shards, of whichever bytes.
+    let below = unshow(&file.path).ok_or_else(|| damaged(&folder.join(ABOUT)))?;
+    let path = folder.join(below);
     let mut hash = Sha256::new();
     let mut bytes = 0;
     let mut from = File::open(&path).context(&path, "read the part")?;
@@ -301,10 +390,15 @@ pub fn damaged(path: &Path) -> Error {
 /// # Errors
 /// If the output folder cannot be read or written.
 pub fn day(output: &Path, today: &str) -> Result<String> {
+    refuse_strangers(output)?;
     let path = folder(output).join(DAY);
     for _ in 0..TRIES {
         match fs::read_to_string(&path) {
-            Ok(day) => return Ok(day.trim_end().to_owned()),
+            Ok(day) if is_day(day.trim_end()) => return Ok(day.trim_end().to_owned()),
+            Ok(_) => {
+                let remedy = "remove it, and run all workers again";
+                return Err(Error::environment(&path, "it does not say a day (YYYY-MM-DD)", remedy));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(&path, "read", &error)),
         }
@@ -312,6 +406,8 @@ pub fn day(output: &Path, today: &str) -> Result<String> {
         let beside = hidden(output, DAY)?;
         let draft = beside.path().join(DAY);
         fs::write(&draft, format!("{today}\n")).context(&draft, "write")?;
+        // Its name must not outlive a power cut without what it says.
+        File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
         match fs::hard_link(&draft, &path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -320,6 +416,11 @@ pub fn day(output: &Path, today: &str) -> Result<String> {
         }
     }
     Err(Error::environment(&path, "it comes and goes", "let one job work here"))
+}
+
+/// Whether this is a day as `YYYY-MM-DD`.
+fn is_day(text: &str) -> bool {
+    text.len() == "YYYY-MM-DD".len() && jiff::civil::Date::strptime("%Y-%m-%d", text).is_ok()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@
 //! its machines see; so a run also marks its stage, and commits only what is still its own.
 
 use crate::error::{Context, Error, Result, show};
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::{Access, CWD, FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -36,6 +36,8 @@ const USED_UP: &str = ".colophon-used-up";
 const OWNER: &str = ".colophon-owner.";
 /// Within the stage: folders that disappear with it.
 const REMOVED: &str = ".removed";
+/// What could not be removed gets a name that begins so, and is in nobody's way.
+const LEFT: &str = ".colophon-left.";
 /// What may lie in a folder, left by a run that was killed; the next run sees to it.
 const LEFTOVERS: [&str; 6] = [LOCK, STAGE, JOURNAL, JOURNAL_DRAFT, PROBE, USED_UP];
 /// The manifest's name: it goes last, and names what an export consists of.
@@ -54,11 +56,17 @@ pub struct Stage {
     beside: bool,
     /// Whether this run made the output folder.
     made_output: bool,
-    /// Entries of the output folder that disappear with the commit.
-    used_up: Vec<String>,
+    used_up: Vec<UsedUp>,
     done: bool,
     /// Let go last.
     lock: Lock,
+}
+
+/// An entry of the output folder that disappears with the commit.
+struct UsedUp {
+    name: String,
+    /// Fails if it is not any more what the new export was made from.
+    check: Box<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
 impl Stage {
@@ -74,7 +82,7 @@ impl Stage {
         recover(&output)?;
         refuse_foreign_manifest(&output)?;
         for stale in [beside(&output), Some(output.join(STAGE))].into_iter().flatten() {
-            remove(&stale)?;
+            clear_away(&stale)?;
         }
         let (folder, beside) = make_folder(&output)?;
         let mut stage =
@@ -111,9 +119,10 @@ impl Stage {
         remove(&self.output.join(USED_UP))
     }
 
-    /// Has an entry of the output folder disappear with the commit, of whichever kind: what this was made from.
-    pub fn use_up(&mut self, name: &str) {
-        self.used_up.push(name.into());
+    /// Has an entry of the output folder disappear with the commit, of whichever kind: what this was made from. If
+    /// `check` fails right before, nothing is committed.
+    pub fn use_up(&mut self, name: &str, check: impl Fn() -> Result<()> + Send + Sync + 'static) {
+        self.used_up.push(UsedUp { name: name.into(), check: Box::new(check) });
     }
 
     /// Makes the stage the output. Files of an earlier export that this one does not have disappear
@@ -124,8 +133,9 @@ impl Stage {
     /// journal was written) the next run finishes this one.
     pub fn commit(mut self) -> Result<()> {
         self.prepare(!self.used_up.is_empty())?;
+        self.used_up.iter().try_for_each(|used| (used.check)())?;
         let mut earlier = exported_entries(&self.output);
-        earlier.extend(self.used_up.iter().cloned());
+        earlier.extend(self.used_up.iter().map(|used| used.name.clone()));
         earlier.insert(USED_UP.into());
         let strangers = entries(&self.output)?
             .into_iter()
@@ -143,6 +153,7 @@ impl Stage {
     /// If the file system fails.
     pub fn commit_as_failed(mut self) -> Result<PathBuf> {
         self.prepare(false)?;
+        self.used_up.iter().try_for_each(|used| (used.check)())?;
         let failed = self.output.join(FAILED);
         if failed.exists() && !is_own_failed(&failed) {
             return Err(Error::environment(
@@ -156,10 +167,11 @@ impl Stage {
         sync_folder(&self.output)?;
         self.done = true;
         let aside = self.output.join(STAGE);
-        for name in &self.used_up {
-            set_aside(&self.output.join(name), &aside)?;
+        // What failed is there, and is what the run came to.
+        for used in &self.used_up {
+            set_aside(&self.output.join(&used.name), &aside).unwrap_or_else(|error| tracing::warn!("{error}"));
         }
-        remove(&aside)?;
+        clear_away(&aside).unwrap_or_else(|error| tracing::warn!("{error}"));
         Ok(failed)
     }
 
@@ -204,8 +216,8 @@ impl Stage {
         if let Some(parent) = self.output.parent() {
             sync_folder(parent)?;
         }
-        // What was the output is now the stage.
-        remove(&self.folder)?;
+        // What was the output is now the stage. The export is there, whatever becomes of that.
+        clear_away(&self.folder).unwrap_or_else(|error| tracing::warn!("{error}"));
         Ok(true)
     }
 
@@ -217,6 +229,9 @@ impl Stage {
                 return Err(Error::environment(&there, cause, "move it elsewhere and run again"));
             }
         }
+        for used in &self.used_up {
+            refuse_unremovable(&self.output.join(&used.name))?;
+        }
         let stage = self.output.join(STAGE);
         if self.beside {
             fs::rename(&self.folder, &stage).context(&stage, "put the stage")?;
@@ -225,19 +240,29 @@ impl Stage {
         let mut names: Vec<String> = entries(&stage)?.into_iter().collect();
         // The manifest says that an export is whole: the old one goes first, the new one comes last.
         names.sort_by_key(|name| name == MANIFEST);
-        let mut removed: Vec<String> = earlier.iter().filter(|name| !names.contains(name)).cloned().collect();
+        let used_up: Vec<String> = self.used_up.iter().map(|used| used.name.clone()).collect();
+        let is_removed = |name: &&String| !names.contains(name) && !used_up.contains(name);
+        let mut removed: Vec<String> = earlier.iter().filter(is_removed).cloned().collect();
         removed.insert(0, MANIFEST.into());
         let path = self.output.join(JOURNAL);
         let draft = self.output.join(JOURNAL_DRAFT);
-        let text = serde_json::to_vec(&Journal { names, removed }).map_err(io::Error::from).context(&path, "write")?;
+        let journal = Journal { names, removed, used_up };
+        let text = serde_json::to_vec(&journal).map_err(io::Error::from).context(&path, "write")?;
         fs::write(&draft, text).context(&draft, "write")?;
         File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
         fs::rename(&draft, &path).context(&path, "write")?;
         sync_folder(&self.output)?;
-        // The first step may be refused (in a folder where only owners replace files): then nothing has
-        // changed, and the journal must not keep the next run from working.
-        if let Err(error) = remove(&self.output.join(MANIFEST)) {
+        // The first steps may be refused (in a folder where only owners replace files): then everything is as it
+        // was again, and the journal must not keep the next run from working.
+        let aside = stage.join(REMOVED);
+        let names = &journal.used_up;
+        let begun = names.iter().try_for_each(|name| set_aside(&self.output.join(name), &aside));
+        if let Err(error) = begun.and_then(|()| remove(&self.output.join(MANIFEST))) {
+            // If that fails, too, the journal stays, and the next run goes on.
+            self.done = true;
+            put_back(names, &aside, &self.output)?;
             remove(&path)?;
+            self.done = false;
             return Err(error);
         }
         // From here on there is only forward, if need be in the next run.
@@ -270,6 +295,9 @@ struct Journal {
     names: Vec<String>,
     /// Entries of the folder that disappear.
     removed: Vec<String>,
+    /// Entries that disappear as well, but do no harm if they cannot.
+    #[serde(default)]
+    used_up: Vec<String>,
 }
 
 /// Finishes a commit that was begun, if one was.
@@ -286,7 +314,9 @@ fn recover(output: &Path) -> Result<()> {
     let damaged =
         |cause: String| Error::environment(&path, cause, "move the folder's files elsewhere and export again");
     let journal: Journal = serde_json::from_slice(&text).map_err(|e| damaged(format!("damaged: {e}")))?;
-    if let Some(name) = journal.names.iter().chain(&journal.removed).find(|name| !is_plain(name)) {
+    if let Some(name) =
+        journal.names.iter().chain(&journal.removed).chain(&journal.used_up).find(|name| !is_plain(name))
+    {
         return Err(damaged(format!("damaged: it names '{name}'")));
     }
     let stage = output.join(STAGE);
@@ -310,9 +340,60 @@ fn recover(output: &Path) -> Result<()> {
         }
         fs::rename(&from, &to).context(&to, "put in place")?;
     }
+    for name in &journal.used_up {
+        set_aside(&output.join(name), &aside).unwrap_or_else(|error| tracing::warn!("{error}"));
+    }
     sync_folder(output)?;
     fs::remove_file(&path).context(&path, "remove")?;
-    remove(&stage)
+    clear_away(&stage).unwrap_or_else(|error| tracing::warn!("{error}"));
+    Ok(())
+}
+
+/// Undoes [`set_aside`] for those entries of the output folder that are aside.
+fn put_back(names: &[String], aside: &Path, output: &Path) -> Result<()> {
+    for name in names {
+        let (from, to) = (aside.join(name), output.join(name));
+        if from.exists() {
+            fs::rename(&from, &to).context(&to, "put back")?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails if a folder, or one in it, is of somebody else who lets nobody change it: it could not be removed.
+fn refuse_unremovable(folder: &Path) -> Result<()> {
+    if !fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir()) {
+        return Ok(());
+    }
+    let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(error) = rustix::fs::access(folder, needed) {
+        return Err(Error::environment(
+            folder,
+            format!("it could not be removed after the commit: {}", io::Error::from(error).kind()),
+            "run this as the user who made it, or allow its group to write there; workers with umask 002 do",
+        ));
+    }
+    for entry in fs::read_dir(folder).context(folder, "read the folder")? {
+        refuse_unremovable(&entry.context(folder, "read the folder")?.path())?;
+    }
+    Ok(())
+}
+
+/// Removes a file or folder, if it is there. What others do not let go of gets another name, so that it is in nobody's
+/// way, and a warning.
+///
+/// # Errors
+/// If that fails, too.
+fn clear_away(path: &Path) -> Result<()> {
+    let (Err(error), Some(parent)) = (remove(path), path.parent()) else { return Ok(()) };
+    // An empty folder, which another can replace.
+    let Ok(left) = tempfile::Builder::new().prefix(LEFT).tempdir_in(parent) else { return Err(error) };
+    if fs::rename(path, left.path()).is_err() {
+        return Err(error);
+    }
+    let left = show(&left.keep());
+    tracing::warn!("{error}; what is left of it lies in {left}: remove it as the user who may");
+    Ok(())
 }
 
 /// Takes a file or folder, if it is there, out of the way in one step: to remove a large folder takes its time.
@@ -492,8 +573,8 @@ fn exported_entries(output: &Path) -> BTreeSet<String> {
 
 /// Whether a folder holds what a failed gate leaves, and nothing else.
 pub fn is_own_failed(folder: &Path) -> bool {
-    const LEFT: [&str; 2] = [STATS, super::quarantine::FOLDER];
-    entries(folder).is_ok_and(|names| names.iter().all(|name| LEFT.contains(&name.as_str())))
+    const OWN: [&str; 2] = [STATS, super::quarantine::FOLDER];
+    entries(folder).is_ok_and(|names| names.iter().all(|name| OWN.contains(&name.as_str())))
 }
 
 /// Removes a file or folder, if it is there.
@@ -624,10 +705,14 @@ mod tests {
             export(&output, &[("a.jsonl", "1"), ("b.jsonl", "1"), ("c.jsonl", "1")]);
             let stage = output.join(STAGE);
             fs::create_dir(&stage).expect("stage");
+            fs::create_dir_all(output.join("parts/a")).expect("parts");
             let new = ["a.jsonl", "b.jsonl", MANIFEST];
             new.iter().for_each(|name| fs::write(stage.join(name), "2").expect("write"));
-            let journal =
-                Journal { names: new.map(String::from).to_vec(), removed: vec![MANIFEST.into(), "c.jsonl".into()] };
+            let journal = Journal {
+                names: new.map(String::from).to_vec(),
+                removed: vec![MANIFEST.into(), "c.jsonl".into()],
+                used_up: vec!["parts".into()],
+            };
             fs::write(output.join(JOURNAL), serde_json::to_vec(&journal).expect("JSON")).expect("write");
             if moved > 0 {
                 fs::remove_file(output.join(MANIFEST)).expect("remove");

@@ -2,13 +2,14 @@
 //! or there is none and the reason is clear.
 
 use crate::corpus::{self, Packing, Shard};
-use crate::harness::{DATE, Dir, Finished, Running, SLOW, Snapshot, TestCommand, assert_same};
+use crate::harness::{DATE, Dir, Finished, Running, SLOW, Snapshot, TestCommand, assert_same, is_root, skip};
 use crate::hostile::{self, Dice};
 use crate::oracle::{self, Expected, Options};
 use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -164,6 +165,21 @@ fn tiny_inputs() {
     }
 }
 
+/// Rejected lines lie under their shard's name, of whichever bytes that is.
+#[test]
+fn shards_of_any_name_have_rejected_lines() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = Dir::new();
+    for name in [&b"a\\b.jsonl"[..], b"c\nd.jsonl", b"\\x41.jsonl", b"\xFF\xFE.jsonl"] {
+        dir.write(Path::new("in").join(std::ffi::OsStr::from_bytes(name)), corpus::documents(3) + "bad\nworse\n");
+    }
+    let _ = by_one_run(&dir, &ALLOW_ALL).status(0);
+    let one = dir.snapshot("one");
+    for of in [1, 3] {
+        assert_merged(&dir, &one, of, &ALLOW_ALL, &mut Dice::new(of.into()));
+    }
+}
+
 /// Hostile lines in shards of chance, shared among a number of workers of chance.
 #[test]
 fn hostile_inputs_of_chance() {
@@ -311,6 +327,34 @@ fn nothing_to_merge() {
     let export = dir.snapshot("out");
     merge(&dir).run().status(3).says(&["an export that is whole"]);
     assert_same(&export, &dir.snapshot("out"), "the export");
+}
+
+/// What a user keeps in a folder of that name would go with the parts.
+#[test]
+fn what_others_keep_among_the_parts_is_refused() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    for name in ["mine/thesis.txt", "00000-of-00001x/a", ".00001-of-00001.x/a", ".cache", "days"] {
+        let path = format!("out/parts/{name}");
+        dir.write(&path, "mine");
+        let entry = Path::new(name).components().next().expect("a name").as_os_str();
+        let named = format!("parts/{}", entry.display());
+        let refused = |run: Finished| drop(run.status(2).says(&[&named, "move it elsewhere"]));
+        refused(worker(&dir, 0, 1, &[]).run());
+        // This one needs a day, which is kept there.
+        refused(dir.colophon(["export", "--input-dir", "in", "--output-dir", "out", "--worker", "0/1"]).run());
+        assert_eq!(dir.names("out/parts").len(), 1, "{name}");
+        fs::rename(dir.path("out/parts"), dir.path("aside")).expect("rename");
+        worker(&dir, 0, 1, &[]).run().status(0);
+        fs::rename(dir.path("aside").join(entry), dir.path("out/parts").join(entry)).expect("rename");
+        refused(merge(&dir).run());
+        assert_eq!(dir.text(&path), "mine");
+        fs::rename(dir.path("out/parts").join(entry), dir.path("aside").join(entry)).expect("rename");
+        merge(&dir).run().status(0);
+        for folder in ["out", "aside"] {
+            fs::remove_dir_all(dir.path(folder)).expect("remove");
+        }
+    }
 }
 
 #[test]
@@ -470,6 +514,12 @@ fn parts_of_an_earlier_input_are_not_merged() {
     dir.write("in/b.jsonl", corpus::documents(9));
     merge("in").status(3).says(&["another input", "b.jsonl is missing there", "wait"]);
     merge("in/*.jsonl").status(3).says(&["another input"]);
+    // Half of them are made anew: a merge that waits for the others must not give up.
+    worker(&dir, 0, 2, &[]).run().status(0);
+    dir.write("in/c.jsonl", corpus::documents(9));
+    worker(&dir, 1, 2, &[]).run().status(0);
+    merge("in").status(3).says(&["parts/00000-of-0000", "another input", "wait"]);
+    fs::remove_dir_all(dir.path("out/parts")).expect("remove");
     worker(&dir, 0, 1, &[]).run().status(0);
     merge("in/*.jsonl").status(0);
     worker(&dir, 0, 1, &[]).run().status(0);
@@ -492,6 +542,52 @@ fn an_input_that_changes_meanwhile_is_named() {
     run.resume();
     run.wait().status(3).says(&["in/b.jsonl", "shrank"]);
     assert_eq!(dir.names("out/parts"), [""; 0]);
+}
+
+/// What is no part is made anew, whatever it is.
+#[test]
+fn a_link_or_a_file_in_the_place_of_a_part() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(60));
+    let _ = by_one_run(&dir, &[]).status(0);
+    for is_link in [true, false] {
+        dir.folder("out/parts");
+        match is_link {
+            true => std::os::unix::fs::symlink("nowhere", dir.path("out/parts/00000-of-00001")).expect("a link"),
+            false => drop(dir.write("out/parts/00000-of-00001", "mine")),
+        }
+        merge(&dir).run().status(3).says(&["parts/00000-of-00001"]);
+        worker(&dir, 0, 1, &[]).run().status(0).says(&["made anew"]);
+        merge(&dir).run().status(0);
+        assert_same(&dir.snapshot("one"), &dir.snapshot("out"), "in the end");
+    }
+}
+
+/// While workers make the next export, the one that is there is whole.
+#[test]
+fn parts_beside_an_export_are_none_of_its_files() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(60));
+    dir.export().run().status(0);
+    worker(&dir, 0, 2, &[]).run().status(0);
+    let run = dir.colophon(["verify", "out"]).run().status(0);
+    assert!(run.stdout.contains("parts/, of an export that workers make"), "{}", run.stdout);
+    dir.write("out/parts/mine.txt", "mine");
+    let run = dir.colophon(["verify", "out"]).run().status(1);
+    assert!(run.stdout.contains("parts/mine.txt is not in the manifest"), "{}", run.stdout);
+}
+
+/// A day that a power cut or a person made of nothing must not become that of the documents.
+#[test]
+fn a_day_that_is_none_is_refused() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    for day in ["", "\n", "2024-02-30", "24-1-5", "2024-1-015", "today\" x"] {
+        dir.write("out/parts/day", day);
+        let run = dir.colophon(["export", "--input-dir", "in", "--output-dir", "out", "--worker", "0/1"]).run();
+        run.status(3).says(&["parts/day", "YYYY-MM-DD", "remove it"]);
+        assert_eq!(dir.names("out/parts"), ["day"]);
+    }
 }
 
 /// Workers may start on different days; all documents have that of the first.
@@ -565,6 +661,49 @@ fn a_process_that_comes_back_does_no_harm() {
     }
 }
 
+/// A part that comes while others are merged must not disappear with them.
+#[test]
+fn a_part_that_comes_while_others_are_merged_stays() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::large(16));
+    let _ = by_one_run(&dir, &[]).status(0);
+    let others: [(u32, u32, &[&str]); 2] = [(0, 3, &[]), (1, 2, &["--seed", "5"])];
+    let mut met = 0;
+    for round in 0..20 {
+        let (index, of, args) = others[round % 2];
+        all_workers(&dir, 2, &[], &mut Dice::new(0));
+        // Moved one by one, or in one exchange.
+        if round % 4 < 2 {
+            dir.write("out/notes.txt", "mine");
+        }
+        let mut run = merge(&dir).args(["--threads", "1"]).spawn();
+        let is_writing = run.until_or_end(|| dir.is_writing());
+        let has_far_to_go = || dir.is_writing() && !dir.path(".out.colophon-stage/manifest.json").exists();
+        if !is_writing || !run.pause() || !has_far_to_go() {
+            run.resume();
+            let _ = run.wait();
+            fs::remove_dir_all(dir.path("out")).expect("remove");
+            continue; // it was too fast
+        }
+        worker(&dir, index, of, args).run().status(0);
+        let before = dir.snapshot("out").visible();
+        run.resume();
+        let name = format!("parts/{index:05}-of-{of:05}");
+        run.wait().status(3).says(&[&name, "while the parts were merged", "merge again"]);
+        assert_same(&before, &dir.snapshot("out").visible(), "nothing was committed");
+        fs::remove_dir_all(dir.path("out").join(&name)).expect("remove");
+        worker(&dir, 1, 2, &[]).run().status(0);
+        merge(&dir).run().status(0);
+        assert_same(&dir.snapshot("one"), &dir.snapshot("out").without("notes.txt"), "in the end");
+        fs::remove_dir_all(dir.path("out")).expect("remove");
+        met += 1;
+        if met == 4 {
+            break;
+        }
+    }
+    assert!(met > 0, "no merge was met at work");
+}
+
 #[test]
 fn a_second_merge_fails_at_once() {
     let dir = Dir::new();
@@ -581,6 +720,81 @@ fn a_second_merge_fails_at_once() {
         let _ = second.says(&["another run is writing to this folder"]);
     }
     dir.colophon(["verify", "out"]).run().status(0);
+}
+
+// ---- Whose parts they are
+
+/// What a merge of parts that somebody else made does, as it may not remove them.
+fn merge_of_foreign_parts(prepare: impl Fn(&Dir)) -> Option<(Dir, Snapshot, Running)> {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(60));
+    if !is_root() || !dir.colophon(["--version"]).by_nobody().run().stdout.contains("colophon") {
+        skip("nobody else can be asked to merge here");
+        return None;
+    }
+    dir.export().args(["--seed", "1", "--no-card"]).run().status(0);
+    let earlier = dir.snapshot("out");
+    all_workers(&dir, 2, &["--no-card"], &mut Dice::new(0));
+    // Everything is anybody's, and the parts are root's.
+    let parts = [("out/parts/00000-of-00002", 0o755), ("out/parts/00001-of-00002", 0o755)];
+    for (path, mode) in [(".", 0o777), ("out", 0o777), ("out/parts", 0o777)].into_iter().chain(parts) {
+        fs::set_permissions(dir.path(path), Permissions::from_mode(mode)).expect("permissions");
+    }
+    prepare(&dir);
+    let run = merge(&dir).by_nobody().spawn();
+    Some((dir, earlier, run))
+}
+
+/// Where files are moved one by one, nothing is lost: what may not be removed is found out before.
+#[test]
+fn parts_that_may_not_be_removed_do_no_harm() {
+    let prepare: [&dyn Fn(&Dir); 3] = [
+        &|_| {},
+        &|dir| {
+            let parts = dir.path("out/parts");
+            fs::set_permissions(parts, Permissions::from_mode(0o755)).expect("permissions");
+        },
+        // Only owners may take away what lies there, and the parts are not to be told from others before.
+        &|dir| {
+            for path in ["out/parts", "out/parts/00000-of-00002", "out/parts/00001-of-00002"] {
+                fs::set_permissions(dir.path(path), Permissions::from_mode(0o777)).expect("permissions");
+            }
+            fs::set_permissions(dir.path("out"), Permissions::from_mode(0o1777)).expect("permissions");
+        },
+    ];
+    for prepare in prepare {
+        let foreign = merge_of_foreign_parts(|dir| {
+            dir.write("out/notes.txt", "mine");
+            prepare(dir);
+        });
+        let Some((dir, earlier, run)) = foreign else { return };
+        let parts = dir.snapshot("out/parts");
+        run.wait().status(3).says(&["out/parts"]);
+        assert_same(&earlier, &dir.snapshot("out").without("parts").without("notes.txt").visible(), "the export");
+        assert_same(&parts, &dir.snapshot("out/parts"), "the parts");
+        assert!(!dir.path("out/.colophon-commit.json").exists());
+        // Who may do it is not kept from it.
+        merge(&dir).run().status(0);
+        assert_eq!(dir.names("."), ["in", "out"]);
+        assert!(!dir.path("out/parts").exists());
+    }
+}
+
+/// Where folders change places, the export is there, and what is left of the old one is in nobody's way.
+#[test]
+fn parts_that_stay_behind_are_in_nobody_s_way() {
+    let owned = |dir: &Dir| {
+        let nobody = Some(65534);
+        std::os::unix::fs::chown(dir.path("out"), nobody, nobody).expect("an owner");
+    };
+    let Some((dir, _, run)) = merge_of_foreign_parts(owned) else { return };
+    run.wait().status(0).says(&["colophon-left", "remove it"]);
+    assert!(!dir.path("out/parts").exists());
+    dir.colophon(["verify", "out"]).run().status(0);
+    let left = || dir.names(".").into_iter().filter(|name| name.starts_with(".colophon-left.")).count();
+    assert_eq!((dir.names(".").len(), left()), (3, 1));
+    dir.export().by_nobody().run().status(0);
+    assert_eq!((dir.names(".").len(), left()), (3, 1));
 }
 
 // ---- Stopped
@@ -648,7 +862,16 @@ fn what_killed_workers_left_goes() {
             }
         }
     }
+    // One that only rejects lines is at work, too.
+    dir.write("out/parts/.00000-of-00002.rejecting/quarantine/a.jsonl", "bad\n");
+    for name in ["quarantine", ""] {
+        let path = dir.path("out/parts/.00000-of-00002.rejecting").join(name);
+        fs::File::open(path).and_then(|file| file.set_modified(old)).expect("a time");
+    }
     worker(&dir, 0, 2, &[]).run().status(0);
+    let rejecting = dir.path("out/parts/.00000-of-00002.rejecting");
+    assert!(rejecting.exists());
+    fs::remove_dir_all(rejecting).expect("remove");
     assert_eq!(dir.names("out/parts"), [".00000-of-00002.new", ".00001-of-00002.old", "00000-of-00002"]);
     worker(&dir, 1, 2, &[]).run().status(0);
     merge(&dir).run().status(0);

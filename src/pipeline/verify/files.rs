@@ -5,6 +5,7 @@ use crate::domain::manifest::{Manifest, hex};
 use crate::error::{Context, Result, show};
 use crate::pipeline::scheduler::Progress;
 use crate::pipeline::stop::Stop;
+use crate::write::part;
 use crate::write::stage::{FAILED, MANIFEST, is_own_failed};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
@@ -30,6 +31,8 @@ pub struct Files {
     pub hashes: Problems,
     /// Files that are not listed.
     pub stray: Problems,
+    /// Whether workers' parts of another export lie there.
+    pub has_parts: bool,
     /// Listed paths of files that are not as they should be.
     damaged: HashSet<String>,
     /// Bytes of what is there.
@@ -38,7 +41,7 @@ pub struct Files {
 
 impl Files {
     /// Looks for the manifest's files. Entries whose names start with a point are passed over, as in an input; so
-    /// is what a failed run left.
+    /// is what a failed run left, and what workers leave until it is merged.
     ///
     /// # Errors
     /// If a folder cannot be read.
@@ -64,7 +67,8 @@ impl Files {
         }
         lying.into_keys().for_each(|path| stray.add(format!("{path} is not in the manifest")));
         let (sizes, hashes) = (Problems::default(), Problems::default());
-        Ok(Files { found, missing, sizes, hashes, stray, damaged, bytes: 0 })
+        let has_parts = part::folder(folder).exists() && is_own(Path::new(part::FOLDER), &part::folder(folder));
+        Ok(Files { found, missing, sizes, hashes, stray, has_parts, damaged, bytes: 0 })
     }
 
     /// Where a listed file is, if it is there.
@@ -158,14 +162,18 @@ fn hash(path: &Path, progress: &Progress, stop: &Stop, cancelled: &AtomicBool) -
     }
 }
 
+/// Whether an entry, by its path below the export's folder, is one that is no part of the export, but colophon's.
+fn is_own(below: &Path, path: &Path) -> bool {
+    below == Path::new(FAILED) && is_own_failed(path) || below == Path::new(part::FOLDER) && part::is_of_workers(path)
+}
+
 /// Everything below a folder, by its path as a manifest would list it. A link to a folder is an entry of its own.
 fn walk(folder: &Path, name: &Path, found: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).context(folder, "read the folder")? {
         let entry = entry.context(folder, "read the folder")?;
         let (path, below) = (entry.path(), name.join(entry.file_name()));
         let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let is_own = name.as_os_str().is_empty() && below == Path::new(FAILED) && is_own_failed(&path);
-        if is_hidden || is_own {
+        if is_hidden || is_own(&below, &path) {
             continue;
         }
         if entry.file_type().context(&path, "read")?.is_dir() {
