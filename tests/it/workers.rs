@@ -61,6 +61,17 @@ fn in_the_making(dir: &Dir, name: &str) -> Option<u64> {
     hidden.filter_map(|entry| Some(fs::metadata(entry.path().join(name)).ok()?.len())).max()
 }
 
+/// The first of two workers, at work on `in/a.jsonl`, which holds still.
+#[track_caller]
+fn held_at_work(dir: &Dir) -> Running {
+    let start = || {
+        // What one that was ended has left is not to be taken for this one's.
+        let _ = fs::remove_dir_all(dir.path("out/parts"));
+        worker(dir, 0, 2, &SLOW).spawn()
+    };
+    Running::held_while_reading(start, "in/a.jsonl", |_| in_the_making(dir, FIRST).is_some_and(|bytes| bytes > 0))
+}
+
 // ---- The same export
 
 #[test]
@@ -515,6 +526,7 @@ fn parts_of_an_earlier_input_are_not_merged() {
     merge("in").status(3).says(&["another input", "b.jsonl is missing there", "wait"]);
     merge("in/*.jsonl").status(3).says(&["another input"]);
     // Half of them are made anew: a merge that waits for the others must not give up.
+    fs::remove_dir_all(dir.path("out/parts")).expect("remove");
     worker(&dir, 0, 2, &[]).run().status(0);
     dir.write("in/c.jsonl", corpus::documents(9));
     worker(&dir, 1, 2, &[]).run().status(0);
@@ -535,9 +547,7 @@ fn an_input_that_changes_meanwhile_is_named() {
     let dir = Dir::new();
     dir.write("in/a.jsonl", corpus::large(16));
     dir.write("in/b.jsonl", corpus::large(16));
-    let mut run = worker(&dir, 0, 2, &SLOW).spawn();
-    run.until(|| in_the_making(&dir, FIRST).is_some_and(|bytes| bytes > 0));
-    run.pause();
+    let run = held_at_work(&dir);
     dir.write("in/b.jsonl", corpus::documents(3));
     run.resume();
     run.wait().status(3).says(&["in/b.jsonl", "shrank"]);
@@ -641,9 +651,7 @@ fn a_process_that_comes_back_does_no_harm() {
     dir.write("in/a.jsonl", corpus::large(32));
     let _ = by_one_run(&dir, &[]).status(0);
     for is_merged in [false, true] {
-        let mut late = worker(&dir, 0, 2, &SLOW).spawn();
-        late.until(|| in_the_making(&dir, FIRST).is_some_and(|bytes| bytes > 0));
-        late.pause();
+        let late = held_at_work(&dir);
         worker(&dir, 0, 2, &[]).run().status(0);
         worker(&dir, 1, 2, &[]).run().status(0);
         if is_merged {
@@ -689,7 +697,11 @@ fn a_part_that_comes_while_others_are_merged_stays() {
         let before = dir.snapshot("out").visible();
         run.resume();
         let name = format!("parts/{index:05}-of-{of:05}");
-        run.wait().status(3).says(&[&name, "while the parts were merged", "merge again"]);
+        let run = run.wait().status(3).says(&[&name]);
+        // A part that was replaced may be found to be another one even when it is read.
+        if !run.stderr.contains("is not what the worker wrote") || of != 2 {
+            let _ = run.says(&["while the parts were merged", "merge again"]);
+        }
         assert_same(&before, &dir.snapshot("out").visible(), "nothing was committed");
         fs::remove_dir_all(dir.path("out").join(&name)).expect("remove");
         worker(&dir, 1, 2, &[]).run().status(0);
