@@ -7,6 +7,16 @@ use super::ledger::Ledger;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// The manifest's name, in an export and wherever one is published.
+pub const FILE: &str = "manifest.json";
+/// What this program writes as a manifest's generator.
+pub const GENERATOR: &str = concat!("colophon ", env!("CARGO_PKG_VERSION"));
+
+/// Whether a manifest's generator is this program, in any version.
+pub fn is_own(generator: &str) -> bool {
+    generator.starts_with("colophon ")
+}
+
 /// The manifest's format; to be raised when its meaning changes.
 pub const FORMAT: u32 = 1;
 

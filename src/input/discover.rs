@@ -1,5 +1,6 @@
 //! Finding the shards, in their order.
 
+use crate::domain::manifest;
 use crate::error::{Context, Error, Result};
 use std::collections::HashSet;
 use std::fs;
@@ -76,7 +77,7 @@ fn is_glob(path: &Path) -> bool {
 
 /// Whether a folder is what an export left: among the input that is rarely meant.
 fn is_export(folder: &Path) -> bool {
-    fs::read(folder.join("manifest.json"))
+    fs::read(folder.join(manifest::FILE))
         .is_ok_and(|text| memchr::memmem::find(&text, b"\"generator\": \"colophon ").is_some())
 }
 

@@ -4,7 +4,7 @@ use super::collect::Unknowns;
 use super::plan;
 use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
-use crate::domain::manifest::{self, InputFile, Manifest, OutputFile, SplitFiles, hex};
+use crate::domain::manifest::{self, GENERATOR, InputFile, Manifest, OutputFile, SplitFiles, hex};
 use crate::domain::stats::{Described, Stats};
 use crate::error::{Context, Error, Result, show};
 use crate::input::Shard;
@@ -17,9 +17,6 @@ use crate::write::stage::{MANIFEST, STATS, Stage};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
-
-/// What made this export.
-pub(super) const GENERATOR: &str = concat!("colophon ", env!("CARGO_PKG_VERSION"));
 
 /// What an export came to.
 pub struct Report {

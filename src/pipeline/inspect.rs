@@ -5,7 +5,7 @@ use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::RunConfig;
 use crate::domain::ledger::{Ledger, Rejects};
-use crate::domain::manifest::Manifest;
+use crate::domain::manifest::{Manifest, is_own};
 use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::schema::{Field, FieldType, METADATA, Schema, TEXT};
@@ -74,7 +74,7 @@ pub fn read_manifest(folder: &Path) -> Result<Option<Manifest>> {
     let path = folder.join(MANIFEST);
     match fs::read(&path) {
         Ok(text) => match serde_json::from_slice::<Value>(&text) {
-            Ok(other) if !other["generator"].as_str().is_some_and(|g| g.starts_with("colophon ")) => {
+            Ok(other) if !other["generator"].as_str().is_some_and(is_own) => {
                 tracing::warn!("{} is another program's: not heeded", show(&path));
                 Ok(None)
             }

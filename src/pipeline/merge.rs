@@ -8,14 +8,14 @@ mod lines;
 mod texts;
 
 use super::collect::Unknowns;
-use super::conclude::{GENERATOR, Report, Tally, Whole, conclude, refuse_to_lose_a_card};
+use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
 use super::memory;
 use super::plan;
 use super::scheduler::Progress;
 use super::stop::Stop;
 use super::worker::found;
 use crate::config::{ExportArgs, ExportConfig, MergeConfig};
-use crate::domain::manifest::{InputFile, Manifest};
+use crate::domain::manifest::{GENERATOR, InputFile, Manifest};
 use crate::domain::part::{FoundShard, Part, input_difference};
 use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show, unshow};

@@ -3,14 +3,13 @@
 //! A part is an ordinary export of a share (plain, whatever the export will be), with what was counted beside
 //! it. No gate is asked: that is for the whole to decide.
 
-use super::conclude::GENERATOR;
 use super::export::{self, Job, Written};
 use super::plan;
 use super::scheduler::Progress;
 use super::stop::Stop;
 use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
-use crate::domain::manifest::hex;
+use crate::domain::manifest::{GENERATOR, hex};
 use crate::domain::part::{Counted, FORMAT, FoundShard, Maker, Part, PartFile, ProvedFile, input_difference};
 use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show};

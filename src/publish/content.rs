@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The manifest's name, here and at every target.
-pub const MANIFEST: &str = "manifest.json";
+pub use crate::domain::manifest::FILE as MANIFEST;
 /// Bytes that are hashed at a time.
 const BLOCK: usize = 1 << 20;
 
@@ -268,7 +268,7 @@ impl ContentFile {
 
 /// Reads what is at a target as the manifest: nothing, if it is not one of this program's.
 pub fn earlier(bytes: &[u8]) -> Option<Manifest> {
-    serde_json::from_slice::<Manifest>(bytes).ok().filter(|manifest| manifest.generator.starts_with("colophon "))
+    serde_json::from_slice::<Manifest>(bytes).ok().filter(|manifest| manifest::is_own(&manifest.generator))
 }
 
 /// A file's bytes with what it was before and after they were read.

@@ -15,6 +15,7 @@
 //! A lock on a file in the output folder keeps two runs apart. Not every shared volume has locks that all
 //! its machines see; so a run also marks its stage, and commits only what is still its own.
 
+use crate::domain::manifest::is_own;
 use crate::error::{Context, Error, Result, show};
 use rustix::fs::{Access, CWD, FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ const LEFT: &str = ".colophon-left.";
 /// What may lie in a folder, left by a run that was killed; the next run sees to it.
 const LEFTOVERS: [&str; 6] = [LOCK, STAGE, JOURNAL, JOURNAL_DRAFT, PROBE, USED_UP];
 /// The manifest's name: it goes last, and names what an export consists of.
-pub const MANIFEST: &str = "manifest.json";
+pub use crate::domain::manifest::FILE as MANIFEST;
 /// The statistics' name.
 pub const STATS: &str = "dataset_stats.json";
 /// Where a failed gate leaves what there is to look at.
@@ -441,7 +442,7 @@ fn refuse_foreign_manifest(output: &Path) -> Result<()> {
 fn own_manifest(output: &Path) -> Option<serde_json::Value> {
     let text = fs::read(output.join(MANIFEST)).ok()?;
     let manifest: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    manifest["generator"].as_str()?.starts_with("colophon ").then_some(manifest)
+    is_own(manifest["generator"].as_str()?).then_some(manifest)
 }
 
 /// An exclusive lock, held as long as this lives.
