@@ -101,6 +101,24 @@ fn agree_on_every_length_and_alignment() {
     }
 }
 
+/// An escape's backslash may be the last byte of a block and its letter the first of the next, after any number of
+/// blocks without a stop.
+#[test]
+fn agree_on_escapes_across_blocks() {
+    let schema = default_schema();
+    let letters = ["n", "\"", "u0041", "ud83d", "u0000", "uxyz1", "x", "\u{1}", "é", ""];
+    for letter in letters {
+        let mut chunk = Vec::new();
+        for backslashes in 1..=5 {
+            for plain in (0..cases(140)).chain([190, 191, 192, 193]) {
+                let (before, escape) = ("p".repeat(plain), "\\".repeat(backslashes));
+                chunk.extend(format!("{{\"text\":\"{before}{escape}{letter}{}\"}}\n", "q".repeat(200)).bytes());
+            }
+        }
+        agree(&chunk, &schema);
+    }
+}
+
 #[test]
 fn agree_around_the_window_of_long_texts() {
     let schema = default_schema();

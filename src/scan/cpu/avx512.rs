@@ -105,47 +105,56 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_si512(to.cast(), load(from)) }
     }
 
+    /// No block waits for what is in the one before but for a carry and the number of bytes written: the next
+    /// block's address is known beforehand, and that a text goes on is what the processor expects.
     #[inline(always)]
-    unsafe fn unescape(self, block: *const u8, to: *mut u8) -> Unescaped {
-        // SAFETY: the caller vouches for the block and for what is written, `self` for AVX-512.
-        unsafe {
-            let bytes = load(block);
-            let backslashes = equal(bytes, b'\\');
-            let ends = equal(bytes, b'"') | between(bytes, 0, 0x1f);
-            if backslashes == 0 {
-                _mm512_storeu_si512(to.cast(), bytes);
-                let read = ends.trailing_zeros() as usize;
-                let stop = if ends == 0 { Stop::None } else { Stop::at(*block.add(read), 0) };
-                return Unescaped { read, written: read, stop };
+    unsafe fn unescape(self, from: *const u8, to: *mut u8, blocks: usize) -> Unescaped {
+        let (mut written, mut carry) = (0, 0);
+        for done in 0..blocks {
+            // SAFETY: the caller vouches for the blocks and for what is written, `self` for AVX-512.
+            unsafe {
+                let block = from.add(done * BLOCK);
+                let bytes = load(block);
+                let (escapes, escaped) = escapes(equal(bytes, b'\\'), carry);
+                // What each byte stands for if it is escaped; 0 if it cannot be.
+                let meanings = _mm512_permutex2var_epi8(load(SIMPLE.as_ptr()), bytes, load(SIMPLE.as_ptr().add(BLOCK)));
+                let unknown = _mm512_testn_epi8_mask(meanings, meanings) | _mm512_movepi8_mask(bytes);
+                let decoded = _mm512_mask_blend_epi8(escaped, bytes, meanings);
+                // A stop is an unescaped quote or control character, or a letter that no backslash may stand before.
+                let ends = equal(bytes, b'"') | between(bytes, 0, 0x1f);
+                let stops = (ends & !escaped) | (escaped & unknown);
+                if stops == 0 {
+                    _mm512_storeu_si512(to.add(written).cast(), _mm512_maskz_compress_epi8(!escapes, decoded));
+                    written += (!escapes).count_ones() as usize;
+                    carry = escapes >> 63;
+                    continue;
+                }
+                let at = stops.trailing_zeros();
+                let keep = _bzhi_u64(!escapes, at);
+                _mm512_storeu_si512(to.add(written).cast(), _mm512_maskz_compress_epi8(keep, decoded));
+                // Before the letter its backslash is read again, which may be the last byte of the block before.
+                let back = (escaped >> at & 1) as usize;
+                let read = done * BLOCK + at as usize - back;
+                let stop = Stop::at(*from.add(read), *from.add(read + 1));
+                return Unescaped { read, written: written + keep.count_ones() as usize, stop };
             }
-            let (escapes, escaped) = escapes(backslashes);
-            // What each byte stands for if it is escaped; 0 if it cannot be.
-            let meanings = _mm512_permutex2var_epi8(load(SIMPLE.as_ptr()), bytes, load(SIMPLE.as_ptr().add(BLOCK)));
-            let unknown = _mm512_testn_epi8_mask(meanings, meanings) | _mm512_movepi8_mask(bytes);
-            // A stop is an unescaped quote, a control character, or the backslash before an unknown
-            // letter; a backslash at the very end waits for its letter.
-            let stops = (ends & !escaped) | (escaped & unknown) >> 1;
-            let read = stops.trailing_zeros().min(BLOCK as u32 - (escapes >> 63) as u32) as usize;
-            let keep = _bzhi_u64(!escapes, read as u32);
-            let decoded = _mm512_mask_blend_epi8(escaped, bytes, meanings);
-            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi8(keep, decoded));
-            let stop = if stops == 0 { Stop::None } else { Stop::at(*block.add(read), *block.add(read + 1)) };
-            Unescaped { read, written: keep.count_ones() as usize, stop }
         }
+        // A backslash at the very end waits for its letter.
+        Unescaped { read: blocks * BLOCK - carry as usize, written, stop: Stop::None }
     }
 }
 
-/// The backslashes that begin an escape, and the bytes that they escape, in a block that begins
-/// outside an escape.
+/// The backslashes that begin an escape, and the bytes that they escape; `carry` is 1 if the block's first byte is
+/// escaped by the last one of the block before, else 0.
 ///
 /// In a run of backslashes every second one is escaped. Subtraction finds the parity of all runs at
 /// once: a borrow runs from each run's start to its end (the algorithm is simdjson's).
 #[inline(always)]
-fn escapes(backslashes: u64) -> (u64, u64) {
+fn escapes(backslashes: u64, carry: u64) -> (u64, u64) {
     const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
-    let maybe_escaped = backslashes << 1;
-    let codes = ((maybe_escaped | ODD).wrapping_sub(backslashes)) ^ ODD;
-    (codes & backslashes, codes ^ backslashes)
+    let may_begin = backslashes & !carry;
+    let codes = ((may_begin << 1 | ODD).wrapping_sub(may_begin)) ^ ODD;
+    (codes & backslashes, codes ^ (backslashes | carry))
 }
 
 #[cfg(test)]
@@ -159,7 +168,8 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             // Runs of all lengths: a random word, made denser or thinner.
             let word = [state, state & state >> 7, state | state >> 9, u64::MAX][(state >> 33) as usize % 4];
-            let (mut begin, mut escaped, mut inside) = (0, 0, false);
+            let carry = state >> 13 & 1;
+            let (mut begin, mut escaped, mut inside) = (0, 0, carry == 1);
             for bit in 0..64 {
                 if inside {
                     escaped |= 1 << bit;
@@ -169,7 +179,7 @@ mod tests {
                     inside = true;
                 }
             }
-            assert_eq!(escapes(word), (begin, escaped), "{word:064b}");
+            assert_eq!(escapes(word, carry), (begin, escaped), "{word:064b} after {carry}");
         }
     }
 }

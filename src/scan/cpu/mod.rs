@@ -26,9 +26,9 @@ const BLOCK: usize = 64;
 /// What an instruction set has to answer about a block of 64 bytes. Bit i of a mask is byte i.
 ///
 /// # Safety
-/// Every method reads its block (`wide_whitespace` two bytes more, `unescape` two blocks and two
-/// bytes), so the pointer must be valid for that; and it may only be called where the instruction set
-/// is enabled.
+/// Every method reads its block (`wide_whitespace` two bytes more, `unescape` so many blocks as it is told,
+/// one more and two bytes), so the pointer must be valid for that; and it may only be called where the
+/// instruction set is enabled.
 trait Simd: Copy + Send + Sync + 'static {
     /// Bytes that end the plain run of a JSON string: `"`, `\` and everything below 0x20.
     unsafe fn string_stops(self, block: *const u8) -> u64;
@@ -42,15 +42,17 @@ trait Simd: Copy + Send + Sync + 'static {
     /// Copies a block.
     unsafe fn copy(self, from: *const u8, to: *mut u8);
 
-    /// Decodes a block of a string, or what of it stands before something that needs more thought.
-    /// Two blocks must be writable at `to`.
+    /// Decodes at least one and at most `blocks` blocks of a string (at least 1 is to be asked for), or what stands
+    /// before something that needs more thought. One block more must be writable at `to`.
+    ///
+    /// What stands here does one block.
     ///
     /// Escapes of one letter are many in real text (a line feed every forty bytes or so), and finding
     /// the next stop by asking again from behind the escape would wait for a load, a comparison and
     /// a mask each time. So the block is asked once; the rest behind an escape is copied again to
     /// where it belongs, one byte earlier, while the mask at hand already says where the next stop is.
     #[inline(always)]
-    unsafe fn unescape(self, block: *const u8, mut to: *mut u8) -> Unescaped {
+    unsafe fn unescape(self, block: *const u8, mut to: *mut u8, _blocks: usize) -> Unescaped {
         let start = to;
         // SAFETY: the block has 64 bytes, and so has `to`.
         let mut stops = unsafe {

@@ -72,8 +72,10 @@ impl Text {
                 // SAFETY: as the caller's.
                 unsafe { self.flush(simd) };
             }
-            // SAFETY: two blocks can be read, and as many written in the slack.
-            let part = unsafe { simd.unescape(bytes.two_blocks(at), self.window.as_mut_ptr().add(self.filled)) };
+            let (from, blocks) = bytes.blocks(at);
+            let blocks = blocks.min(((WINDOW - self.filled) / BLOCK).max(1));
+            // SAFETY: one block more can be read, and written in the slack.
+            let part = unsafe { simd.unescape(from, self.window.as_mut_ptr().add(self.filled), blocks) };
             at += part.read;
             self.filled += part.written;
             match part.stop {

@@ -110,10 +110,11 @@ impl<'a> Bytes<'a> {
         if at + BLOCK <= self.chunk.len() { self.chunk[at..].as_ptr() } else { self.last_block(at) }
     }
 
-    /// As [`Bytes::block`], with 66 more readable bytes behind it.
+    /// The bytes from `at` on, and how many blocks of them (at least one) can be read with 66 bytes behind the last.
     #[inline(always)]
-    pub fn two_blocks(&mut self, at: usize) -> *const u8 {
-        if at + 2 * BLOCK + 2 <= self.chunk.len() { self.chunk[at..].as_ptr() } else { self.last_block(at) }
+    pub fn blocks(&mut self, at: usize) -> (*const u8, usize) {
+        let blocks = self.chunk.len().saturating_sub(at + BLOCK + 2) / BLOCK;
+        if blocks > 0 { (self.chunk[at..].as_ptr(), blocks) } else { (self.last_block(at), 1) }
     }
 
     #[cold]
