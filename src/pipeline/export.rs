@@ -16,7 +16,7 @@ use crate::input::{Chunk, Cutter, Shard, discover};
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
 use crate::scan::{ScanJob, detail};
-use crate::select::rows::{ChunkRows, RowStore};
+use crate::select::rows::{ChunkRows, DocRow, Place, RowStore, Within};
 use crate::select::spill::Spill;
 use crate::write::line::LineWriter;
 use crate::write::output::{FileRecord, Lines, Outputs, Proof};
@@ -215,7 +215,7 @@ impl<'a> Export<'a> {
 
     fn lines(&self, chunk: &Chunk, rows: &Rows, tally: &mut Tally, done: &mut Done) -> Result<()> {
         let job = self.job();
-        let mut decisions = self.planned.map(|planned| Decisions::of(planned, chunk, self.shards)).transpose()?;
+        let mut decisions = self.planned.map(|planned| Decisions::of(planned, chunk, self.shards));
         for (number, (row, spans)) in rows.iter().enumerate() {
             tally.ledger.lines += 1;
             match row.verdict() {
@@ -304,30 +304,29 @@ impl<'a> Export<'a> {
 struct Decisions<'a> {
     planned: &'a Planned,
     shard: &'a Shard,
-    indices: std::ops::Range<usize>,
+    /// Bytes of the shard before the chunk.
+    offset: u64,
+    rows: Within<'a>,
 }
 
 impl<'a> Decisions<'a> {
-    fn of(planned: &'a Planned, chunk: &Chunk, shards: &'a [Shard]) -> Result<Decisions<'a>> {
-        let shard = &shards[chunk.shard];
-        let indices = planned.collected.rows.of_chunk(chunk.sequence, chunk.shard, chunk.offset);
-        Ok(Decisions { planned, shard, indices: indices.ok_or_else(|| plan::changed(shard))? })
+    fn of(planned: &'a Planned, chunk: &Chunk, shards: &'a [Shard]) -> Decisions<'a> {
+        let rows = planned.collected.rows.within(chunk.shard, chunk.offset..chunk.offset + chunk.len() as u64);
+        Decisions { planned, shard: &shards[chunk.shard], offset: chunk.offset, rows }
     }
 
     /// What becomes of the next document, which has to be the one that was scanned.
     fn next(&mut self, row: &Row) -> Result<Fate> {
-        let rows = &self.planned.collected.rows;
-        let is_same = |index: &usize| {
-            let known = rows.get(*index);
-            (known.hash, known.start, known.len) == (row.hash, row.start, row.len)
-        };
-        let index = self.indices.next().filter(is_same).ok_or_else(|| plan::changed(self.shard))?;
-        Ok(self.planned.plan.fate(index))
+        let offset = self.offset + u64::from(row.start);
+        let is_same =
+            |(place, known): &(Place, &DocRow)| (known.hash, place.offset, known.len) == (row.hash, offset, row.len);
+        let (place, _) = self.rows.next().filter(is_same).ok_or_else(|| plan::changed(self.shard))?;
+        Ok(self.planned.plan.fate(place.index as usize))
     }
 
     /// There must be no more of them.
-    fn end(self) -> Result<()> {
-        if self.indices.is_empty() { Ok(()) } else { Err(plan::changed(self.shard)) }
+    fn end(mut self) -> Result<()> {
+        if self.rows.next().is_none() { Ok(()) } else { Err(plan::changed(self.shard)) }
     }
 }
 

@@ -189,19 +189,27 @@ impl RowStore {
         self.segments.iter().any(Buffer::is_spilled)
     }
 
-    /// The indices of the rows of a chunk by its place among all chunks; `None` if there is no such chunk, or
-    /// it is another one than was scanned.
-    pub fn of_chunk(&self, sequence: u64, shard: usize, offset: u64) -> Option<std::ops::Range<usize>> {
-        let at = usize::try_from(sequence).ok()?;
-        let chunk = self.chunks.get(at).filter(|chunk| (chunk.shard, chunk.offset) == (shard, offset))?;
-        let end = self.chunks.get(at + 1).map_or(self.len, |next| next.first as usize);
-        Some(chunk.first as usize..end)
+    /// The rows whose lines begin between two bytes (unpacked) of a shard.
+    pub fn within(&self, shard: usize, bytes: std::ops::Range<u64>) -> Within<'_> {
+        let [next, end] = [bytes.start, bytes.end].map(|offset| self.first_at(shard, offset));
+        // The last chunk that begins at or before the row; those without rows begin where the next does.
+        let chunk = self.chunks.partition_point(|chunk| chunk.first as usize <= next).saturating_sub(1);
+        Within { rows: self, chunk, next, end }
     }
 
-    /// The indices of the rows of the chunk that starts here in a shard.
-    pub fn of_place(&self, shard: usize, offset: u64) -> Option<std::ops::Range<usize>> {
-        let at = self.chunks.partition_point(|chunk| (chunk.shard, chunk.offset) < (shard, offset));
-        self.of_chunk(at as u64, shard, offset)
+    /// The index of the first row that stands at a byte of a shard or behind it.
+    fn first_at(&self, shard: usize, offset: u64) -> usize {
+        let behind = self.chunks.partition_point(|chunk| (chunk.shard, chunk.offset) <= (shard, offset));
+        let end = self.chunks.get(behind).map_or(self.len, |chunk| chunk.first as usize);
+        let Some(chunk) = behind.checked_sub(1).map(|at| self.chunks[at]) else { return end };
+        let (mut low, mut high) = (chunk.first as usize, end);
+        // All rows of an earlier shard stand before the byte.
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let is_before = chunk.shard < shard || chunk.offset + u64::from(self.get(middle).start) < offset;
+            (low, high) = if is_before { (middle + 1, high) } else { (low, middle) };
+        }
+        low
     }
 
     /// The indices of the rows of a shard.
@@ -219,10 +227,39 @@ impl RowStore {
     /// If there is no such row.
     pub fn place(&self, index: usize) -> Place {
         // The last chunk that begins at or before the row; those without rows begin where the next does.
-        let at = self.chunks.partition_point(|chunk| chunk.first as usize <= index) - 1;
-        let (chunk, row) = (self.chunks[at], self.get(index));
+        self.place_in(self.chunks.partition_point(|chunk| chunk.first as usize <= index) - 1, index)
+    }
+
+    /// Where a document stands that is in this chunk.
+    fn place_in(&self, chunk: usize, index: usize) -> Place {
+        let (chunk, row) = (self.chunks[chunk], self.get(index));
         let offset = chunk.offset + u64::from(row.start);
         Place { index: index as u64, shard: chunk.shard, offset, len: row.len as usize }
+    }
+}
+
+/// Some rows that stand one behind the other, each with its place.
+pub struct Within<'a> {
+    rows: &'a RowStore,
+    chunk: usize,
+    next: usize,
+    end: usize,
+}
+
+impl<'a> Iterator for Within<'a> {
+    type Item = (Place, &'a DocRow);
+
+    fn next(&mut self) -> Option<(Place, &'a DocRow)> {
+        if self.next >= self.end {
+            return None;
+        }
+        let chunks = &self.rows.chunks;
+        while chunks.get(self.chunk + 1).is_some_and(|chunk| chunk.first as usize <= self.next) {
+            self.chunk += 1;
+        }
+        let index = self.next;
+        self.next += 1;
+        Some((self.rows.place_in(self.chunk, index), self.rows.get(index)))
     }
 }
 
@@ -240,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_found_by_chunk_and_places_by_row() {
+    fn rows_are_found_by_place_and_places_by_row() {
         let folder = tempfile::tempdir().expect("folder");
         for limit in [0, u64::MAX] {
             let mut rows = RowStore::new(Spill::new(folder.path(), limit));
@@ -252,10 +289,13 @@ mod tests {
             assert_eq!(rows.is_spilled(), limit == 0);
             assert_eq!(rows.iter().map(|row| row.value).collect::<Vec<_>>(), [0, 1, 1, 2, 0, 2]);
             assert_eq!(rows.values.shown(), ["a", "b", "c"]);
-            assert_eq!(rows.of_chunk(3, 1, 10), Some(3..6));
-            assert_eq!(rows.of_chunk(1, 0, 99), Some(2..2));
-            assert_eq!((rows.of_chunk(1, 0, 98), rows.of_chunk(5, 2, 0)), (None, None));
-            assert_eq!((rows.of_place(1, 10), rows.of_place(1, 11)), (Some(3..6), None));
+            let within = |shard, bytes| rows.within(shard, bytes).map(|(place, _)| place.index).collect::<Vec<_>>();
+            assert_eq!((within(0, 0..99), within(0, 3..13), within(0, 4..14)), (vec![0, 1], vec![0], vec![1]));
+            assert_eq!((within(0, 14..99), within(0, 99..200), within(2, 0..9)), (vec![], vec![], vec![]));
+            assert_eq!((within(1, 0..21), within(1, 1..u64::MAX)), (vec![2, 3, 4], vec![3, 4, 5]));
+            for (place, row) in (0..3).flat_map(|shard| rows.within(shard, 0..u64::MAX)) {
+                assert_eq!((place, row), (rows.place(place.index as usize), rows.get(place.index as usize)));
+            }
             assert_eq!([0, 1, 2, 3].map(|shard| rows.of_shard(shard)), [0..2, 2..6, 6..6, 6..6]);
             assert_eq!(rows.place(1), Place { index: 1, shard: 0, offset: 13, len: 9 });
             assert_eq!(rows.place(2), Place { index: 2, shard: 1, offset: 0, len: 9 });
