@@ -2,17 +2,20 @@
 
 use super::collect::add_row;
 use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
+use super::found::Found;
+use super::plan::file::Saved;
 use super::plan::{self, Planned};
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::ExportConfig;
 use crate::domain::manifest::InputFile;
+use crate::domain::planned::Findings;
 use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::selection::Fate;
 use crate::domain::stats::Described;
 use crate::error::{Error, Result, show};
-use crate::input::{Chunk, Cutter, Shard, discover};
+use crate::input::{Chunk, Cutter, Shard, discover, share};
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
 use crate::scan::{ScanJob, detail};
@@ -68,11 +71,18 @@ pub fn export(
     let stage = Stage::open(&config.output)?;
     refuse_to_lose_a_card(&stage, config.about.is_some())?;
     let spill = plan::spill(config, stage.folder());
-    let needs_plan = config.selection.needs_plan();
-    let make_plan = || Planned::new(config, shards, engine, &spill, progress, stop);
-    let planned = needs_plan.then(make_plan).transpose()?;
-    if needs_plan {
-        tracing::info!("The plan is made: writing the splits");
+    let is_planned = config.plan.is_some() || config.selection.needs_plan();
+    let found = is_planned.then(|| Found::of(shards)).transpose()?;
+    let planned = match (&config.plan, &found) {
+        (Some(path), Some(found)) => {
+            let saved = Saved::open(path, config, found)?;
+            Some(saved.load(config, shards, &share::whole(shards), &spill, stop)?)
+        }
+        (None, Some(_)) => Some(Planned::new(config, shards, engine, &spill, progress, stop)?.0),
+        (_, None) => None,
+    };
+    if is_planned {
+        tracing::info!("The plan is {}: writing the splits", if config.plan.is_some() { "read" } else { "made" });
     }
     let splits = config.selection.splits.names().len();
     let outputs = Outputs::create(stage.folder(), splits, config.compression, config.shard_size, Proof::Whole)?;
@@ -82,8 +92,9 @@ pub fn export(
         write(&job, cutter, outputs, stage.folder(), planned.as_ref())?;
     let (leakage, warnings) = match &planned {
         Some(planned) => {
-            planned.check(shards)?;
-            (planned.plan.figures.leakage.clone(), planned.warnings(config))
+            found.map_or(Ok(()), |found| found.check(shards))?;
+            let Findings { leakage, warnings } = planned.plan.findings();
+            (leakage, [tally.unknowns.warnings(&config.selection), warnings].concat())
         }
         None => {
             let count = |rows: &RowStore| plan::leakage(config, shards, rows, &spill, stop);
@@ -311,7 +322,7 @@ struct Decisions<'a> {
 
 impl<'a> Decisions<'a> {
     fn of(planned: &'a Planned, chunk: &Chunk, shards: &'a [Shard]) -> Decisions<'a> {
-        let rows = planned.collected.rows.within(chunk.shard, chunk.offset..chunk.offset + chunk.len() as u64);
+        let rows = planned.rows.within(chunk.shard, chunk.offset..chunk.offset + chunk.len() as u64);
         Decisions { planned, shard: &shards[chunk.shard], offset: chunk.offset, rows }
     }
 

@@ -1,6 +1,7 @@
 //! What the scan keeps of each document.
 
 use super::spill::{Buffer, Spill};
+pub use crate::domain::leakage::Place;
 use crate::domain::row::Row;
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
@@ -8,6 +9,8 @@ use std::collections::HashMap;
 
 /// The most different values that a field may have by which documents are balanced or stratified.
 pub const MAX_VALUES: usize = 1 << 20;
+/// Rows that are added together, if they come one by one.
+const APPENDED: usize = 1 << 14;
 /// Rows that are allocated together.
 const SEGMENT: usize = 1 << 18;
 
@@ -97,19 +100,6 @@ struct ChunkPlace {
     first: u64,
     offset: u64,
     shard: usize,
-}
-
-/// Where a document stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Index of the row.
-    pub index: u64,
-    /// Index of the shard.
-    pub shard: usize,
-    /// Bytes (unpacked) of the shard before the line.
-    pub offset: u64,
-    /// Bytes of the line.
-    pub len: usize,
 }
 
 /// All rows, in input order.
@@ -238,6 +228,51 @@ impl RowStore {
     }
 }
 
+/// Adds rows that come one by one, in input order, each with its place.
+pub struct Appender<'a> {
+    rows: &'a mut RowStore,
+    chunk: ChunkRows,
+}
+
+impl<'a> Appender<'a> {
+    /// Adds to these.
+    pub fn new(rows: &'a mut RowStore) -> Appender<'a> {
+        Appender { rows, chunk: ChunkRows::default() }
+    }
+
+    /// Adds a row of a document that stands so many bytes (unpacked) behind its shard's start.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn add(&mut self, shard: usize, offset: u64, row: DocRow) -> Result<()> {
+        let start = offset.checked_sub(self.chunk.offset).and_then(|start| u32::try_from(start).ok());
+        let is_near = shard == self.chunk.shard && (1..APPENDED).contains(&self.chunk.rows.len());
+        let start = match start.filter(|_| is_near) {
+            Some(start) => start,
+            None => {
+                self.push()?;
+                (self.chunk.shard, self.chunk.offset) = (shard, offset);
+                0
+            }
+        };
+        self.chunk.rows.push(DocRow { start, ..row });
+        Ok(())
+    }
+
+    /// Adds what is left.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn finish(mut self) -> Result<()> {
+        self.push()
+    }
+
+    fn push(&mut self) -> Result<()> {
+        let chunk = std::mem::take(&mut self.chunk);
+        if chunk.rows.is_empty() { Ok(()) } else { self.rows.push(chunk) }
+    }
+}
+
 /// Some rows that stand one behind the other, each with its place.
 pub struct Within<'a> {
     rows: &'a RowStore,
@@ -301,6 +336,27 @@ mod tests {
             assert_eq!(rows.place(2), Place { index: 2, shard: 1, offset: 0, len: 9 });
             assert_eq!(rows.place(5), Place { index: 5, shard: 1, offset: 30, len: 9 });
         }
+    }
+
+    #[test]
+    fn rows_that_come_one_by_one_keep_their_places() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut rows = RowStore::new(Spill::new(folder.path(), u64::MAX));
+        let far = u64::from(u32::MAX);
+        let near = (0..APPENDED as u64 + 5).map(|i| (2, 3 * i));
+        let places: Vec<(usize, u64)> = [(0, 7), (0, 8), (0, 8 + far), (0, 3 * far), (1, 3 * far), (1, 3 * far + 1)]
+            .into_iter()
+            .chain(near)
+            .collect();
+        let mut appender = Appender::new(&mut rows);
+        for (i, (shard, offset)) in places.iter().enumerate() {
+            appender.add(*shard, *offset, DocRow { hash: i as u64, ..DocRow::default() }).expect("room");
+        }
+        appender.finish().expect("room");
+        let found = (0..rows.len()).map(|index| (rows.place(index), rows.get(index).hash));
+        let found: Vec<_> = found.map(|(place, hash)| (place.index, hash, place.shard, place.offset)).collect();
+        let expected = places.iter().enumerate().map(|(i, (shard, offset))| (i as u64, i as u64, *shard, *offset));
+        assert_eq!(found, expected.collect::<Vec<_>>());
     }
 
     #[test]
