@@ -2,12 +2,12 @@
 
 use crate::config::card::CardArgs;
 use crate::config::upload::{UploadArgs, UploadConfig};
-use crate::config::{self, ExportArgs, ExportConfig, JOB_INDEX, JobFile, LogFormat, MergeArgs, RunArgs};
+use crate::config::{self, ExportArgs, ExportConfig, JOB_INDEX, JobFile, LogFormat, MergeArgs, PlanArgs, RunArgs};
 use crate::demo;
 use crate::domain::ledger::Ledger;
 use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show};
-use crate::input::{Encoding, Shard, share};
+use crate::input::{Encoding, Piece, Shard, share};
 use crate::pipeline::Progress;
 use crate::pipeline::conclude::Report;
 use crate::pipeline::engine::engine;
@@ -18,6 +18,7 @@ use crate::publish::receipt::Receipt;
 use crate::report::metrics::Metrics;
 use crate::report::progress::Display;
 use crate::report::{self, devices, progress, summary, text};
+use crate::scan::engine::Engine;
 use crate::write::part;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -26,6 +27,7 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -152,10 +154,12 @@ enum Command {
         #[arg(long, env = "COLOPHON_JOB", value_name = "FILE")]
         job: Option<PathBuf>,
     },
-    /// Show what an export would do: the ledger, splits and shares; nothing is written
+    /// Show what an export would do: the ledger, splits and shares; nothing is written but what --save or --worker says
     Plan {
         #[command(flatten)]
         args: Box<ExportArgs>,
+        #[command(flatten)]
+        own: PlanArgs,
         /// Job file (TOML) with any of these options, and the schema
         #[arg(long, env = "COLOPHON_JOB", value_name = "FILE")]
         job: Option<PathBuf>,
@@ -409,7 +413,7 @@ impl Outcome {
 fn run(command: &Command, global: &Global, file: JobFile) -> Result<Outcome> {
     match command {
         Command::Export { args, .. } => run_export(global, args, file.export),
-        Command::Plan { args, .. } => run_plan(global, args, file.export),
+        Command::Plan { args, own, .. } => run_plan(global, args, own, file.export),
         Command::Merge { args, .. } => run_merge(global, args, file.export),
         Command::Upload { folder, target, args, run, .. } => {
             let args = UploadArgs { target: target.clone(), ..(**args).clone() };
@@ -442,7 +446,7 @@ fn today() -> String {
 }
 
 fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome> {
-    args.check_for_workers()?;
+    args.check_for_worker(share)?;
     let config = |day: &str| ExportConfig::new(args.clone(), day);
     let mut config_of_worker = config(&today())?;
     // Workers may start on different days.
@@ -450,21 +454,43 @@ fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome
         config_of_worker = config(&part::day(&config_of_worker.output, &today())?)?;
     }
     let config = config_of_worker;
-    let stop = Stop::on_signals()?;
     let start = Instant::now();
-    let shards = find_input(&config)?;
+    let report = as_worker(global, &config, share, "exporting", |work| {
+        worker::export(&config, work.shards, (share, work.pieces), &work.engine, work.progress, work.stop)
+    })?;
+    global.log_end(&report.ledger);
+    let text = text::part(&report, start.elapsed().as_secs_f64());
+    Ok(Outcome { json: report.to_json(), text, sound: true })
+}
+
+/// What a worker works with.
+struct Work<'a> {
+    shards: &'a Arc<[Shard]>,
+    pieces: Vec<Piece>,
+    engine: Engine,
+    progress: &'a Progress,
+    stop: &'a Stop,
+}
+
+/// Has a worker do its share.
+fn as_worker<T>(
+    global: &Global,
+    config: &ExportConfig,
+    share: Share,
+    doing: &str,
+    work: impl FnOnce(Work<'_>) -> Result<T>,
+) -> Result<T> {
+    let stop = Stop::on_signals()?;
+    let shards = find_input(config)?;
     let pieces = share::pieces(&shards, share);
     let bytes = share::bytes(&pieces);
     let is_plain = pieces.iter().all(|piece| shards[piece.shard].encoding == Encoding::Plain);
     let input = show(&config.input);
-    tracing::info!("Worker {share}: exporting {} of {input}", indicatif::HumanBytes(bytes));
-    let state = Progress::default();
+    tracing::info!("Worker {share}: {doing} {} of {input}", indicatif::HumanBytes(bytes));
+    let progress = Progress::default();
     let engine = engine(&config.run, bytes)?;
-    let export = || worker::export(&config, &shards, (share, pieces), &engine, &state, &stop);
-    let report = global.watch(&state, is_plain.then_some(bytes), export)?;
-    global.log_end(&report.ledger);
-    let text = text::part(&report, start.elapsed().as_secs_f64());
-    Ok(Outcome { json: report.to_json(), text, sound: true })
+    let of = Work { shards: &shards, pieces, engine, progress: &progress, stop: &stop };
+    global.watch(&progress, is_plain.then_some(bytes), || work(of))
 }
 
 fn run_merge(global: &Global, args: &MergeArgs, file: ExportArgs) -> Result<Outcome> {
@@ -489,8 +515,8 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let start = Instant::now();
     let shards = find_input(config)?;
-    // What needs a plan is read twice.
-    let passes = if config.selection.needs_plan() { 2 } else { 1 };
+    // What needs a plan is read twice, unless there is one.
+    let passes = if config.selection.needs_plan() && config.plan.is_none() { 2 } else { 1 };
     let total = bytes_of(shards.iter()).map(|bytes| bytes * passes);
     let files = if shards.len() == 1 { "1 shard".into() } else { format!("{} shards", shards.len()) };
     let threads = if config.run.threads == 1 { "1 thread".into() } else { format!("{} threads", config.run.threads) };
@@ -502,23 +528,57 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
     Ok(exported(global, &report, start))
 }
 
-fn run_plan(global: &Global, args: &ExportArgs, file: ExportArgs) -> Result<Outcome> {
+fn run_plan(global: &Global, args: &ExportArgs, own: &PlanArgs, file: ExportArgs) -> Result<Outcome> {
     let mut args = args.clone().or(file);
-    if args.worker.is_some() || args.workers.is_some() {
-        return Err(Error::Usage("plan looks at the whole input: leave out --worker and --workers".into()));
+    let save = match &own.save {
+        Some(Some(path)) => Some(path.clone()),
+        Some(None) => Some(args.plan.clone().ok_or_else(|| {
+            Error::Usage("--save does not say where: give --save FILE, or name the file with --plan".into())
+        })?),
+        None => None,
+    };
+    // With a job file for workers and what follows them, their number is no mistake.
+    if own.from_parts {
+        if let Some(worker) = &args.worker {
+            let message = format!("--from-parts plans from what all workers left: leave out --worker {worker}");
+            return Err(Error::Usage(message));
+        }
+    } else if let Some(share) = args.share(std::env::var(JOB_INDEX).ok().as_deref())? {
+        if save.is_some() {
+            return Err(Error::Usage(format!(
+                "worker {share} leaves a part of a plan: leave out --save, and give it to plan --from-parts when all \
+                 workers are done"
+            )));
+        }
+        return run_plan_worker(global, args, share);
+    } else {
+        // Nothing is written there, so there need not be a place for it.
+        args.output_dir.get_or_insert_default();
     }
-    // Nothing is written, so there need not be a place for it.
-    args.output_dir.get_or_insert_default();
     let config = ExportConfig::new(args, &today())?;
     let stop = Stop::on_signals()?;
     let shards = find_input(&config)?;
     let state = Progress::default();
-    let total = bytes_of(shards.iter());
-    let report = global.watch(&state, total, || plan::plan(&config, &shards, &state, &stop))?;
+    let (source, total) = match own.from_parts {
+        true => (plan::Source::Parts, None),
+        false => (plan::Source::Scan, bytes_of(shards.iter())),
+    };
+    let report =
+        global.watch(&state, total, || plan::plan(&config, &shards, source, save.as_deref(), &state, &stop))?;
     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     report.failures.iter().for_each(|failure| tracing::error!("the export would fail: {failure}"));
     let sound = report.failures.is_empty();
     Ok(Outcome { json: report.to_json(), text: report::plan::text(&report), sound })
+}
+
+fn run_plan_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome> {
+    let config = ExportConfig::new(args, &today())?;
+    let start = Instant::now();
+    let report = as_worker(global, &config, share, "planning", |work| {
+        plan::worker::leave(&config, work.shards, (share, work.pieces), &work.engine, work.progress, work.stop)
+    })?;
+    let text = text::plan_part(&report, start.elapsed().as_secs_f64());
+    Ok(Outcome { json: report.to_json(), text, sound: true })
 }
 
 fn run_validate(global: &Global, paths: &[PathBuf], run: &RunArgs) -> Result<Outcome> {

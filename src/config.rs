@@ -13,6 +13,7 @@ use crate::domain::split::Splits;
 use crate::error::{Error, Result, show};
 use crate::write::output::Compression;
 use card::CardArgs;
+use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 use select::{Base, SelectArgs};
 use serde::de::{Deserializer, Error as _};
@@ -103,14 +104,19 @@ pub struct ExportArgs {
     /// How to run; none of these changes the output.
     pub run: RunArgs,
 
-    /// Do one of N equal shares of the input, I from 0 to N-1, and leave a part of the export in the output folder's
-    /// parts/; when all N are there, `colophon merge` makes the export of them
+    /// Do one of N equal shares of the input, I from 0 to N-1, and leave a part in the output folder's parts/; when all N
+    /// are there, `colophon merge` makes the export of them, and `colophon plan --from-parts` the plan
     #[arg(long, help_heading = WORKERS, env = "COLOPHON_WORKER", value_name = "I/N")]
     pub worker: Option<String>,
 
     /// Take I from JOB_COMPLETION_INDEX instead, which a Kubernetes Indexed Job sets
     #[arg(long, help_heading = WORKERS, env = "COLOPHON_WORKERS", value_name = "N")]
     pub workers: Option<u32>,
+
+    /// Follow the plan in this file, which `colophon plan --save` made, instead of making one: with it workers do what
+    /// needs the whole corpus
+    #[arg(long, help_heading = "How to run", env = "COLOPHON_PLAN", value_name = "FILE")]
+    pub plan: Option<PathBuf>,
 
     /// Mapped fields, in the order in which they are written (job file only).
     #[arg(skip)]
@@ -153,6 +159,18 @@ pub struct RunArgs {
     #[arg(long, help_heading = "How to run", env = "COLOPHON_CHUNK_SIZE", value_name = "SIZE")]
     #[serde(deserialize_with = "list")]
     pub chunk_size: Option<String>,
+}
+
+/// The options that `plan` has beside those of `export`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PlanArgs {
+    /// Write the plan to this file, for `colophon export --plan FILE` [default: the file that --plan names]
+    #[arg(long, help_heading = WORKERS, env = "COLOPHON_SAVE", value_name = "FILE", num_args = 0..=1)]
+    pub save: Option<Option<PathBuf>>,
+
+    /// Plan from what all workers of `colophon plan --worker` left in the output folder, instead of scanning the input
+    #[arg(long, help_heading = WORKERS, env = "COLOPHON_FROM_PARTS", value_parser = FalseyValueParser::new())]
+    pub from_parts: bool,
 }
 
 /// The options of `merge`, as given.
@@ -317,6 +335,7 @@ impl ExportArgs {
             run: self.run.or(file.run),
             worker: self.worker.or(file.worker),
             workers: self.workers.or(file.workers),
+            plan: self.plan.or(file.plan),
             fields: self.fields.or(file.fields),
             constants: self.constants.or(file.constants),
             default_constants: self.default_constants.or(file.default_constants),
@@ -382,11 +401,11 @@ impl ExportArgs {
         }
     }
 
-    /// Fails if the options ask for what no worker can decide by itself.
+    /// Fails if the options ask for what no worker can decide by itself, and there is no plan to follow.
     ///
     /// # Errors
-    /// [`Error::Usage`], naming the flag.
-    pub fn check_for_workers(&self) -> Result<()> {
+    /// [`Error::Usage`], naming the flag and how to make a plan.
+    pub fn check_for_worker(&self, share: Share) -> Result<()> {
         let select = &self.select;
         let asked = [
             ("--dedup exact", select.dedup.is_some()),
@@ -394,9 +413,11 @@ impl ExportArgs {
             ("--balance-by", select.balance_by.is_some()),
             ("--split-method exact", self.split_method == Some(SplitMethod::Exact)),
         ];
-        match asked.iter().find(|(_, is_asked)| *is_asked) {
+        match asked.iter().find(|(_, is_asked)| *is_asked && self.plan.is_none()) {
             Some((flag, _)) => Err(Error::Usage(format!(
-                "{flag} needs the whole corpus, and a worker has one share of it: export on one machine, or without {flag}"
+                "{flag} needs the whole corpus, and a worker has one share of it, so a plan comes first: run `colophon plan \
+                 --worker {share}` for this share, and so for every other; then `colophon plan --from-parts --save FILE`; \
+                 then `colophon export --worker {share} --plan FILE`, each with the options that were given here"
             ))),
             None => Ok(()),
         }
@@ -521,6 +542,11 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
     text.lines().position(is_key).map(|index| index + 1)
 }
 
+/// What a configuration says of how documents are written, and of what is asked of them in the end. No constant can
+/// decide anything: neither filters nor the fields of a selection may name one.
+const WRITING: [&str; 7] =
+    ["format", "max_reject_ratio", "shard_size", "compress", "forbid_leakage", "constants", "card"];
+
 /// A checked configuration of `export`.
 pub struct ExportConfig {
     /// Folder, file or glob to read.
@@ -543,6 +569,8 @@ pub struct ExportConfig {
     pub run: RunConfig,
     /// Bytes of memory that a plan may take, if that was said.
     pub memory_limit: Option<u64>,
+    /// The file of a plan to follow, if there is one.
+    pub plan: Option<PathBuf>,
     /// What the manifest says of the selection.
     selection_json: Map<String, Value>,
 }
@@ -633,7 +661,15 @@ impl ExportConfig {
             compression: args.compress,
             about: args.card.check()?,
             run: args.run.check()?,
+            plan: args.plan,
         })
+    }
+
+    /// Of all that shapes the output, what decides which documents are exported, to which split, how often.
+    pub fn deciding(&self) -> Map<String, Value> {
+        let mut decides = self.to_json();
+        decides.retain(|key, _| !WRITING.contains(&key.as_str()));
+        decides
     }
 
     /// Everything that shapes the output, for the manifest.

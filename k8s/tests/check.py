@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 K8S = pathlib.Path(__file__).resolve().parent.parent
 KUBERNETES = "1.37"
-OVERLAYS = ("demo", "cpu", "gpu", "indexed", "upload-s3", "upload-hub", "inspect")
+OVERLAYS = ("demo", "cpu", "gpu", "plan", "indexed", "upload-s3", "upload-hub", "inspect")
 COMPONENTS = ("kueue", "metrics")
 NAMESPACE, CLAIM, USER = "nemo-curator-workshop", "nemo-curator-data", 65532
 GPU = "nvidia.com/gpu"
@@ -272,23 +272,35 @@ def problems_between(overlays):
             yield f"{name}: not the workshop's resources"
         if exporter["name"] != "exporter" or job["spec"]["backoffLimit"] != 2:
             yield f"{name}: not the workshop's container or backoffLimit"
-    workers, worker = container_of(overlays["indexed"], "nemo-curator-export")
-    merge, merger = container_of(overlays["indexed"], "nemo-curator-merge")
+    for overlay, workers, last, command, more in AFTER_WORKERS:
+        yield from (f"{overlay}: {problem}" for problem in problems_of_workers(overlays[overlay], workers, last, command, more))
+
+
+# Who waits for whose parts, in which overlay, with which command and which arguments of its own.
+AFTER_WORKERS = (
+    ("indexed", "nemo-curator-export", "nemo-curator-merge", "merge", []),
+    ("plan", "nemo-curator-plan-workers", "nemo-curator-plan", "plan", ["--from-parts", "--save", "/data/export.plan"]),
+)
+
+
+def problems_of_workers(documents, workers, last, command, more):
+    workers, worker = container_of(documents, workers)
+    last, waiting = container_of(documents, last)
     number = workers["spec"]["completions"]
     if workers["spec"]["completionMode"] != "Indexed":
-        yield "indexed: not an Indexed Job"
+        yield "not an Indexed Job"
     if workers["spec"]["parallelism"] != number or value_of(worker, "COLOPHON_WORKERS") != str(number):
-        yield "indexed: completions, parallelism and COLOPHON_WORKERS are not one number"
-    if merge["spec"]["activeDeadlineSeconds"] <= workers["spec"]["activeDeadlineSeconds"]:
-        yield "indexed: the merge gives up before the workers do"
+        yield "completions, parallelism and COLOPHON_WORKERS are not one number"
+    if last["spec"]["activeDeadlineSeconds"] <= workers["spec"]["activeDeadlineSeconds"]:
+        yield f"the {command} gives up before the workers do"
     # Tries come after 10 s, 20 s and so on, and from the sixth on every 6 minutes at the most often.
-    if merge["spec"]["backoffLimit"] * 360 < merge["spec"]["activeDeadlineSeconds"]:
-        yield "indexed: the merge's tries are used up before its time"
-    if merger["args"] != ["merge", *worker["args"][1:]]:
-        yield "indexed: the workers and the merge have different job files"
-    claim = yaml_of(overlays["indexed"], "PersistentVolumeClaim", CLAIM)
+    if last["spec"]["backoffLimit"] * 360 < last["spec"]["activeDeadlineSeconds"]:
+        yield f"the {command}'s tries are used up before its time"
+    if waiting["args"] != [command, *worker["args"][1:], *more]:
+        yield f"the workers and the {command} have different job files"
+    claim = yaml_of(documents, "PersistentVolumeClaim", CLAIM)
     if claim["spec"]["accessModes"] != ["ReadWriteMany"]:
-        yield "indexed: the volume is for one node"
+        yield "the volume is for one node"
 
 
 def yaml_of(documents, kind, name):
@@ -336,6 +348,10 @@ def breakages_between():
     yield "another number of workers", number
     yield "an impatient merge", lambda o: indexed(o, "nemo-curator-merge")[0]["spec"].update(activeDeadlineSeconds=60)
     yield "a merge with few tries", lambda o: indexed(o, "nemo-curator-merge")[0]["spec"].update(backoffLimit=6)
+    planned = lambda overlays, name: container_of(overlays["plan"], name)
+    yield "a plan with few tries", lambda o: planned(o, "nemo-curator-plan")[0]["spec"].update(backoffLimit=6)
+    yield "a plan elsewhere", lambda o: planned(o, "nemo-curator-plan")[1]["args"].__setitem__(-1, "/tmp/x")
+    yield "another number of planners", lambda o: planned(o, "nemo-curator-plan-workers")[0]["spec"].update(completions=9)
     yield "a merge elsewhere", lambda o: indexed(o, "nemo-curator-merge")[1]["args"].__setitem__(2, "/data/other")
     claim = lambda o: yaml_of(o["indexed"], "PersistentVolumeClaim", CLAIM)["spec"]
     yield "a volume for one node", lambda o: claim(o).update(accessModes=["ReadWriteOnce"])
@@ -460,6 +476,7 @@ class Walk:
         print("   demo, cpu, gpu and inspect did what they should, and what README.md shows")
         if not self.program.lacks("merge"):
             self.workers(one_machine)
+            self.planned()
         if not self.program.lacks("upload"):
             self.uploads()
         # Step 5's gate: bad data fail, and are not tried again.
@@ -504,6 +521,28 @@ class Walk:
         merged = self.exported()
         assert all(merged[name] == one_machine[name] for name in splits), "the merged export is another"
         print(f"   {number} workers and their merge made the same export")
+
+    def planned(self):
+        """What needs the whole corpus, by a plan that workers made: the job file says the selection, and where the plan is."""
+        plain = self.job_file.read_text()
+        selection = 'dedup = "exact"\nsplit-method = "exact"\nstratify-by = "domain"\n'
+        self.job_file.write_text(selection + plain)
+        self.run("cpu", "nemo-curator-export")
+        one_machine = self.exported()
+        self.job_file.write_text(self.placed('plan = "/data/export.plan"\n') + selection + plain)
+        number = container_of(self.overlays["plan"], "nemo-curator-plan-workers")[0]["spec"]["completions"]
+        self.run("indexed", "nemo-curator-export", status=3, JOB_COMPLETION_INDEX="0")
+        for index in range(number):
+            self.run("plan", "nemo-curator-plan", status=3)
+            self.run("plan", "nemo-curator-plan-workers", JOB_COMPLETION_INDEX=str(index))
+        self.run("plan", "nemo-curator-plan")
+        for index in range(container_of(self.overlays["indexed"], "nemo-curator-export")[0]["spec"]["completions"]):
+            self.run("indexed", "nemo-curator-export", JOB_COMPLETION_INDEX=str(index))
+        self.run("indexed", "nemo-curator-merge")
+        assert self.exported() == one_machine, "the export by the workers' plan is another"
+        assert not (self.data / "export" / "parts").exists(), "parts are left"
+        self.job_file.write_text(plain)
+        print("   planned by workers, exported by workers, merged: the same export")
 
     @staticmethod
     def figures(page):

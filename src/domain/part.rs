@@ -1,15 +1,91 @@
-//! A part: what one of several workers leaves of an export, and what was counted on the way.
+//! A part: what one of several workers leaves of an export, or of a plan, and what was counted on the way.
 
 use super::ledger::{Ledger, Rejects};
+use super::planned::Findings;
 use super::share::Share;
 use super::stats::Stats;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The format of a part; to be raised when its meaning changes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
-/// `part.json`: which share of what this is, and what is in it.
+/// What a part is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// An export.
+    Export,
+    /// A plan.
+    Plan,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 2] = [Kind::Export, Kind::Plan];
+
+    /// The command that leaves such parts.
+    pub fn command(self) -> &'static str {
+        match self {
+            Kind::Export => "export",
+            Kind::Plan => "plan",
+        }
+    }
+
+    /// What such a part is called.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Kind::Export => "part",
+            Kind::Plan => "plan part",
+        }
+    }
+}
+
+/// What a part says of itself, of whichever kind.
+pub trait AnyPart: Serialize + DeserializeOwned {
+    /// What it is of.
+    const KIND: Kind;
+
+    /// What it was made from, by what.
+    fn maker(&self) -> &Maker;
+}
+
+impl AnyPart for Part {
+    const KIND: Kind = Kind::Export;
+
+    fn maker(&self) -> &Maker {
+        &self.maker
+    }
+}
+
+impl AnyPart for PlanPart {
+    const KIND: Kind = Kind::Plan;
+
+    fn maker(&self) -> &Maker {
+        &self.maker
+    }
+}
+
+/// What a worker leaves of a plan: the documents of its share, of which nothing is decided yet.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PlanPart {
+    /// What it was made from, by what.
+    pub maker: Maker,
+    /// A row for each document that the filters admit.
+    pub rows: ProvedFile,
+    /// The values that the rows have numbers of.
+    pub names: ProvedFile,
+    /// What became of the share's lines so far: those that the filters admit count as exported.
+    pub ledger: Ledger,
+    /// Its rejected lines by reason.
+    pub rejects: Rejects,
+    /// For each filter, documents that it kept for lack of a value.
+    pub undecided: Vec<u64>,
+    /// Documents without the field of `--split-key`.
+    pub keyless: u64,
+}
+
+/// `part.json` of an export: which share of what this is, and what is in it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Part {
     /// What it was made from, by what.
@@ -22,6 +98,8 @@ pub struct Part {
     pub quarantine: Vec<ProvedFile>,
     /// A row for each exported document, where it has to be counted whether texts stand in two splits.
     pub rows: Option<ProvedFile>,
+    /// What the plan found that the worker followed, if it followed one.
+    pub planned: Option<Findings>,
     /// What became of the share's lines.
     pub ledger: Ledger,
     /// Its rejected lines by reason.
@@ -47,6 +125,8 @@ pub struct Maker {
     pub configuration: Map<String, Value>,
     /// SHA-256 of the list of the input's shards, in hexadecimal.
     pub input: String,
+    /// SHA-256 of the plan that was followed, in hexadecimal, if one was.
+    pub plan: Option<String>,
 }
 
 /// A shard of the input as a worker found it.
@@ -111,21 +191,26 @@ impl Maker {
         if other.format != self.format || other.generator != self.generator {
             return Some(format!("was made by {}, not {}", other.generator, self.generator));
         }
-        let keys = self.configuration.keys().chain(other.configuration.keys());
-        let differs = |key: &&String| self.configuration.get(*key) != other.configuration.get(*key);
-        if let Some(key) = { keys }.find(differs) {
-            let [theirs, ours] = [other, self].map(|maker| maker.value(key));
-            return Some(format!("was made by another configuration: {key} is {theirs} there, {ours} here"));
-        }
-        (other.input != self.input).then(|| "was made from another input".into())
+        let difference = configuration_difference(&self.configuration, &other.configuration);
+        let difference =
+            difference.or_else(|| (other.input != self.input).then(|| "was made from another input".into()));
+        difference.or_else(|| (other.plan != self.plan).then(|| "was made by another plan".into()))
     }
+}
 
-    /// What the configuration says of a key; of a table, only what is not too long for a message.
-    fn value(&self, key: &str) -> String {
-        const LONG: usize = 200;
-        let text = self.configuration.get(key).map_or("nothing".into(), Value::to_string);
-        if text.len() <= LONG { text } else { "something else".into() }
-    }
+/// What differs between two configurations, in words that follow the name of what was made by `theirs`.
+pub fn configuration_difference(ours: &Map<String, Value>, theirs: &Map<String, Value>) -> Option<String> {
+    let differs = |key: &&String| ours.get(*key) != theirs.get(*key);
+    let key = ours.keys().chain(theirs.keys()).find(differs)?;
+    let [there, here] = [theirs, ours].map(|configuration| said(configuration, key));
+    Some(format!("was made by another configuration: {key} is {there} there, {here} here"))
+}
+
+/// What a configuration says of a key; of a table, only what is not too long for a message.
+fn said(configuration: &Map<String, Value>, key: &str) -> String {
+    const LONG: usize = 200;
+    let text = configuration.get(key).map_or("nothing".into(), Value::to_string);
+    if text.len() <= LONG { text } else { "something else".into() }
 }
 
 /// What differs between two lists of the input's shards, in words; `None` if nothing does.

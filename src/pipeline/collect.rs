@@ -9,12 +9,12 @@ use crate::domain::origin::{UNKNOWN, decoded};
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::selection::{NamedField, Selection};
 use crate::error::{Error, Result};
-use crate::input::{Chunk, Cutter, Shard};
+use crate::input::{Chunk, Cutter};
 use crate::scan::ScanJob;
 use crate::scan::engine::Engine;
 use crate::select::rows::{ChunkRows, DocRow, MAX_VALUES, Names, RowStore};
 use crate::select::spill::Spill;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// Documents of which something could not be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,10 +55,9 @@ impl Unknowns {
     }
 }
 
-/// What the scan found.
-pub struct Collected {
-    /// A row for each document that the filters admit.
-    pub rows: RowStore,
+/// What the scan counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
     /// Lines so far: those that the filters admit count as exported.
     pub ledger: Ledger,
     /// Rejected lines by reason.
@@ -67,30 +66,57 @@ pub struct Collected {
     pub unknowns: Unknowns,
 }
 
-/// Scans the shards and collects the rows.
+impl Counts {
+    /// None yet.
+    pub fn new(selection: &Selection) -> Counts {
+        Counts { unknowns: Unknowns::new(selection), ..Counts::default() }
+    }
+
+    /// Adds another worker's counts.
+    pub fn merge(&mut self, other: &Counts) {
+        self.ledger.merge(&other.ledger);
+        self.rejects.merge(&other.rejects);
+        self.unknowns.merge(&other.unknowns);
+    }
+}
+
+/// Scans what is cut, and collects a row for each document that the filters admit.
 ///
 /// # Errors
 /// If the shards cannot be read, or there is no room.
 pub fn collect(
     config: &ExportConfig,
-    shards: &Arc<[Shard]>,
+    cutter: Cutter,
     engine: &Engine,
     spill: &Spill,
     progress: &Progress,
     stop: &Stop,
-) -> Result<Collected> {
+) -> Result<(RowStore, Counts)> {
     let work = Collect { config, rows: Mutex::new(RowStore::new(spill.clone())), progress };
-    let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
     let locals = scheduler::run(&work, cutter, engine, config.run.threads, stop)?;
     let rows = work.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let unknowns = Unknowns::new(&config.selection);
-    let mut collected = Collected { rows, ledger: Ledger::default(), rejects: Rejects::default(), unknowns };
-    for local in locals {
-        collected.ledger.merge(&local.ledger);
-        collected.rejects.merge(&local.rejects);
-        collected.unknowns.merge(&local.unknowns);
+    let mut counts = Counts::new(&config.selection);
+    locals.iter().for_each(|local| counts.merge(local));
+    Ok((rows, counts))
+}
+
+/// Fails if a field by whose values documents are balanced or stratified has too many of them.
+///
+/// # Errors
+/// [`Error::Gate`], naming the flag and the field.
+pub fn check_values(selection: &Selection, rows: &RowStore) -> Result<()> {
+    for (flag, field, names) in [
+        ("--balance-by", selection.balance_by(), &rows.values),
+        ("--stratify-by", selection.strata.as_ref(), &rows.strata),
+    ] {
+        if names.len() > MAX_VALUES {
+            let field = field.map_or("", |field| &field.name);
+            return Err(Error::Gate(format!(
+                "{flag} {field}: it has more than {MAX_VALUES} different values; choose a field with fewer"
+            )));
+        }
     }
-    Ok(collected)
+    Ok(())
 }
 
 /// Adds a document to the rows of its chunk.
@@ -110,16 +136,10 @@ struct Collect<'a> {
     progress: &'a Progress,
 }
 
-struct Local {
-    ledger: Ledger,
-    rejects: Rejects,
-    unknowns: Unknowns,
-}
-
 impl Collect<'_> {
-    fn lines(&self, chunk: &Chunk, rows: &Rows, local: &mut Local, found: &mut ChunkRows) {
+    fn lines(&self, chunk: &Chunk, rows: &Rows, counts: &mut Counts, found: &mut ChunkRows) {
         let selection = &self.config.selection;
-        let Local { ledger, rejects, unknowns } = local;
+        let Counts { ledger, rejects, unknowns } = counts;
         for (row, spans) in rows.iter() {
             ledger.lines += 1;
             match row.verdict() {
@@ -144,15 +164,11 @@ impl Collect<'_> {
 }
 
 impl Work for Collect<'_> {
-    type Local = Local;
+    type Local = Counts;
     type Done = ChunkRows;
 
-    fn local(&self) -> Local {
-        Local {
-            ledger: Ledger::default(),
-            rejects: Rejects::default(),
-            unknowns: Unknowns::new(&self.config.selection),
-        }
+    fn local(&self) -> Counts {
+        Counts::new(&self.config.selection)
     }
 
     fn job(&self) -> ScanJob<'_> {
@@ -163,9 +179,9 @@ impl Work for Collect<'_> {
         Some(self.progress)
     }
 
-    fn process(&self, local: &mut Local, chunk: Chunk, rows: &Rows) -> Result<ChunkRows> {
+    fn process(&self, counts: &mut Counts, chunk: Chunk, rows: &Rows) -> Result<ChunkRows> {
         let mut found = ChunkRows { shard: chunk.shard, offset: chunk.offset, ..ChunkRows::default() };
-        self.lines(&chunk, &with_long_line(&chunk, rows, &self.job()), local, &mut found);
+        self.lines(&chunk, &with_long_line(&chunk, rows, &self.job()), counts, &mut found);
         chunk.check()?;
         self.progress.add(chunk.len() as u64, 0, 0);
         Ok(found)
@@ -174,18 +190,6 @@ impl Work for Collect<'_> {
     fn commit(&self, done: ChunkRows) -> Result<()> {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         rows.push(done)?;
-        let selection = &self.config.selection;
-        for (flag, field, names) in [
-            ("--balance-by", selection.balance_by(), &rows.values),
-            ("--stratify-by", selection.strata.as_ref(), &rows.strata),
-        ] {
-            if names.len() > MAX_VALUES {
-                let field = field.map_or("", |field| &field.name);
-                return Err(Error::Gate(format!(
-                    "{flag} {field}: it has more than {MAX_VALUES} different values; choose a field with fewer"
-                )));
-            }
-        }
-        Ok(())
+        check_values(&self.config.selection, &rows)
     }
 }

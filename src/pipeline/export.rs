@@ -2,21 +2,24 @@
 
 use super::collect::add_row;
 use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
+use super::found::Found;
+use super::plan::file::Saved;
 use super::plan::{self, Planned};
 use super::scheduler::{self, Progress, Work};
 use super::stop::Stop;
 use crate::config::ExportConfig;
 use crate::domain::manifest::InputFile;
+use crate::domain::planned::Findings;
 use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::selection::Fate;
 use crate::domain::stats::Described;
 use crate::error::{Error, Result, show};
-use crate::input::{Chunk, Cutter, Shard, discover};
+use crate::input::{Chunk, Cutter, Shard, discover, share};
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
 use crate::scan::{ScanJob, detail};
-use crate::select::rows::{ChunkRows, RowStore};
+use crate::select::rows::{ChunkRows, DocRow, Place, RowStore, Within};
 use crate::select::spill::Spill;
 use crate::write::line::LineWriter;
 use crate::write::output::{FileRecord, Lines, Outputs, Proof};
@@ -68,11 +71,18 @@ pub fn export(
     let stage = Stage::open(&config.output)?;
     refuse_to_lose_a_card(&stage, config.about.is_some())?;
     let spill = plan::spill(config, stage.folder());
-    let needs_plan = config.selection.needs_plan();
-    let make_plan = || Planned::new(config, shards, engine, &spill, progress, stop);
-    let planned = needs_plan.then(make_plan).transpose()?;
-    if needs_plan {
-        tracing::info!("The plan is made: writing the splits");
+    let is_planned = config.plan.is_some() || config.selection.needs_plan();
+    let found = is_planned.then(|| Found::of(shards)).transpose()?;
+    let planned = match (&config.plan, &found) {
+        (Some(path), Some(found)) => {
+            let saved = Saved::open(path, config, found)?;
+            Some(saved.load(config, shards, &share::whole(shards), &spill, stop)?)
+        }
+        (None, Some(_)) => Some(Planned::new(config, shards, engine, &spill, progress, stop)?.0),
+        (_, None) => None,
+    };
+    if is_planned {
+        tracing::info!("The plan is {}: writing the splits", if config.plan.is_some() { "read" } else { "made" });
     }
     let splits = config.selection.splits.names().len();
     let outputs = Outputs::create(stage.folder(), splits, config.compression, config.shard_size, Proof::Whole)?;
@@ -82,8 +92,9 @@ pub fn export(
         write(&job, cutter, outputs, stage.folder(), planned.as_ref())?;
     let (leakage, warnings) = match &planned {
         Some(planned) => {
-            planned.check(shards)?;
-            (planned.plan.figures.leakage.clone(), planned.warnings(config))
+            found.map_or(Ok(()), |found| found.check(shards))?;
+            let Findings { leakage, warnings } = planned.plan.findings();
+            (leakage, [tally.unknowns.warnings(&config.selection), warnings].concat())
         }
         None => {
             let count = |rows: &RowStore| plan::leakage(config, shards, rows, &spill, stop);
@@ -215,7 +226,7 @@ impl<'a> Export<'a> {
 
     fn lines(&self, chunk: &Chunk, rows: &Rows, tally: &mut Tally, done: &mut Done) -> Result<()> {
         let job = self.job();
-        let mut decisions = self.planned.map(|planned| Decisions::of(planned, chunk, self.shards)).transpose()?;
+        let mut decisions = self.planned.map(|planned| Decisions::of(planned, chunk, self.shards));
         for (number, (row, spans)) in rows.iter().enumerate() {
             tally.ledger.lines += 1;
             match row.verdict() {
@@ -304,30 +315,29 @@ impl<'a> Export<'a> {
 struct Decisions<'a> {
     planned: &'a Planned,
     shard: &'a Shard,
-    indices: std::ops::Range<usize>,
+    /// Bytes of the shard before the chunk.
+    offset: u64,
+    rows: Within<'a>,
 }
 
 impl<'a> Decisions<'a> {
-    fn of(planned: &'a Planned, chunk: &Chunk, shards: &'a [Shard]) -> Result<Decisions<'a>> {
-        let shard = &shards[chunk.shard];
-        let indices = planned.collected.rows.of_chunk(chunk.sequence, chunk.shard, chunk.offset);
-        Ok(Decisions { planned, shard, indices: indices.ok_or_else(|| plan::changed(shard))? })
+    fn of(planned: &'a Planned, chunk: &Chunk, shards: &'a [Shard]) -> Decisions<'a> {
+        let rows = planned.rows.within(chunk.shard, chunk.offset..chunk.offset + chunk.len() as u64);
+        Decisions { planned, shard: &shards[chunk.shard], offset: chunk.offset, rows }
     }
 
     /// What becomes of the next document, which has to be the one that was scanned.
     fn next(&mut self, row: &Row) -> Result<Fate> {
-        let rows = &self.planned.collected.rows;
-        let is_same = |index: &usize| {
-            let known = rows.get(*index);
-            (known.hash, known.start, known.len) == (row.hash, row.start, row.len)
-        };
-        let index = self.indices.next().filter(is_same).ok_or_else(|| plan::changed(self.shard))?;
-        Ok(self.planned.plan.fate(index))
+        let offset = self.offset + u64::from(row.start);
+        let is_same =
+            |(place, known): &(Place, &DocRow)| (known.hash, place.offset, known.len) == (row.hash, offset, row.len);
+        let (place, _) = self.rows.next().filter(is_same).ok_or_else(|| plan::changed(self.shard))?;
+        Ok(self.planned.plan.fate(place.index as usize))
     }
 
     /// There must be no more of them.
-    fn end(self) -> Result<()> {
-        if self.indices.is_empty() { Ok(()) } else { Err(plan::changed(self.shard)) }
+    fn end(mut self) -> Result<()> {
+        if self.rows.next().is_none() { Ok(()) } else { Err(plan::changed(self.shard)) }
     }
 }
 

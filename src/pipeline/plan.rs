@@ -1,7 +1,12 @@
-//! Selection by plan: scan, decide, and (in [`export`](super::export)) write; and `plan`, which shows what would happen.
+//! Selection by plan: scan, decide, and (in [`export`](super::export)) write; and `plan`, which shows what would happen,
+//! and saves it for exports to follow.
 
-use super::collect::{Collected, collect};
+pub mod file;
+pub mod worker;
+
+use super::collect::{Counts, collect};
 use super::engine::engine;
+use super::found::Found;
 use super::memory;
 use super::scheduler::Progress;
 use super::stop::Stop;
@@ -9,26 +14,26 @@ use super::texts::CorpusTexts;
 use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
 use crate::error::{Error, Result, show};
-use crate::input::{Shard, Stamp};
+use crate::input::{Cutter, Shard};
 use crate::scan::engine::Engine;
 use crate::select::order::Means;
 use crate::select::plan::{self, Figures, Leakage, Plan};
 use crate::select::rows::{Place, RowStore};
 use crate::select::spill::Spill;
-use std::path::Path;
+use crate::write::plan_file::Draft;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A corpus, scanned, with decisions for all of its documents.
+/// Decisions for documents, by where these stand.
 pub struct Planned {
-    /// What the scan found.
-    pub collected: Collected,
-    /// What was decided.
+    /// A row for each document that the filters admit.
+    pub rows: RowStore,
+    /// What was decided of them.
     pub plan: Plan,
-    stamps: Vec<Stamp>,
 }
 
 impl Planned {
-    /// Scans and decides.
+    /// Scans the whole input and decides.
     ///
     /// # Errors
     /// If the shards cannot be read, there is no room, or the plan cannot be made.
@@ -39,37 +44,32 @@ impl Planned {
         spill: &Spill,
         progress: &Progress,
         stop: &Stop,
-    ) -> Result<Planned> {
-        let stamps = shards.iter().map(Stamp::of_shard).collect::<Result<_>>()?;
-        let collected = collect(config, shards, engine, spill, progress, stop)?;
-        if collected.rows.is_spilled() {
+    ) -> Result<(Planned, Counts)> {
+        let cutter = Cutter::new(Arc::clone(shards), config.run.chunk_size);
+        let (rows, counts) = collect(config, cutter, engine, spill, progress, stop)?;
+        Ok((Planned::of_rows(config, shards, rows, spill, stop)?, counts))
+    }
+
+    /// Decides from the rows of the whole input.
+    ///
+    /// # Errors
+    /// If the shards cannot be read, there is no room, or the plan cannot be made.
+    fn of_rows(config: &ExportConfig, shards: &[Shard], rows: RowStore, spill: &Spill, stop: &Stop) -> Result<Planned> {
+        if rows.is_spilled() {
             tracing::info!("The plan is larger than the memory limit: it goes on in temporary files");
         }
         let check = || stop.check();
         let means = Means { spill, threads: config.run.threads, check: &check };
         let mut texts = CorpusTexts::new(config, shards, &spill.folder(), &check)?;
-        let plan = plan::plan(&config.selection, &collected.rows, &mut texts, &means)?;
-        Ok(Planned { collected, plan, stamps })
+        let plan = plan::plan(&config.selection, &rows, &mut texts, &means)?;
+        Ok(Planned { rows, plan })
     }
 
-    /// Fails if a shard is not any more what it was when it was scanned.
-    ///
-    /// # Errors
-    /// [`Error::Environment`], naming the shard.
-    pub fn check(&self, shards: &[Shard]) -> Result<()> {
-        shards.iter().zip(&self.stamps).try_for_each(|(shard, stamp)| stamp.check(&shard.path))
-    }
-
-    /// The ledger of an export by this plan.
-    pub fn ledger(&self) -> Ledger {
+    /// The ledger of an export by this plan, of which the scan counted this.
+    fn ledger(&self, scanned: Ledger) -> Ledger {
         let Figures { duplicates, sampled_out, all, .. } = self.plan.figures;
         let (exported, repeats) = (all.documents, all.repeats);
-        Ledger { duplicates, sampled_out, exported, repeats, ..self.collected.ledger.clone() }
-    }
-
-    /// What a user should know.
-    pub fn warnings(&self, config: &ExportConfig) -> Vec<String> {
-        [self.collected.unknowns.warnings(&config.selection), self.plan.figures.warnings.clone()].concat()
+        Ledger { duplicates, sampled_out, exported, repeats, ..scanned }
     }
 }
 
@@ -119,33 +119,78 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Why the export would fail, if it would.
     pub failures: Vec<String>,
+    /// Where the plan is, if it was saved.
+    pub saved: Option<SavedAs>,
 }
 
-/// Scans and decides, and writes nothing.
+/// A plan that was saved.
+pub struct SavedAs {
+    /// Its file.
+    pub path: PathBuf,
+    /// Bytes of it.
+    pub bytes: u64,
+}
+
+/// Where a plan's documents come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From the input, which is scanned.
+    Scan,
+    /// From the parts that workers left of it.
+    Parts,
+}
+
+/// Plans, and saves the plan if there is a file for it; else nothing is written.
 ///
 /// # Errors
-/// If the shards cannot be read, there is no room, or no plan can be made.
-pub fn plan(config: &ExportConfig, shards: &Arc<[Shard]>, progress: &Progress, stop: &Stop) -> Result<Report> {
-    let engine = engine(&config.run, shards.iter().map(|shard| shard.bytes).sum())?;
-    let spill = spill(config, &std::env::temp_dir());
-    let planned = Planned::new(config, shards, &engine, &spill, progress, stop)?;
-    planned.check(shards)?;
-    let (selection, ledger) = (&config.selection, planned.ledger());
+/// If the shards or parts cannot be read, there is no room, or no plan can be made or saved.
+pub fn plan(
+    config: &ExportConfig,
+    shards: &Arc<[Shard]>,
+    source: Source,
+    save: Option<&Path>,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<Report> {
+    // Whether it can be written is better known before the work.
+    let draft = save.map(Draft::open).transpose()?;
+    // Where a plan can be written there is room; in a container there may be none elsewhere.
+    let spill = spill(config, &draft.as_ref().map_or_else(std::env::temp_dir, |draft| draft.folder().into()));
+    let found = Found::of(shards)?;
+    let (planned, counts) = match source {
+        Source::Scan => {
+            let engine = engine(&config.run, shards.iter().map(|shard| shard.bytes).sum())?;
+            Planned::new(config, shards, &engine, &spill, progress, stop)?
+        }
+        Source::Parts => {
+            let (rows, counts) = worker::gather(config, &found, &spill, stop)?;
+            (Planned::of_rows(config, shards, rows, &spill, stop)?, counts)
+        }
+    };
+    found.check(shards)?;
+    let saved = draft.map(|draft| file::save(&planned, config, found, draft, stop)).transpose()?;
+    let saved = save.zip(saved).map(|(path, bytes)| SavedAs { path: path.into(), bytes });
+    Ok(Report { saved, ..report(config, shards, planned, counts) })
+}
+
+fn report(config: &ExportConfig, shards: &[Shard], planned: Planned, counts: Counts) -> Report {
+    let Counts { ledger, rejects, unknowns } = counts;
+    let (selection, ledger, figures) = (&config.selection, planned.ledger(ledger), planned.plan.figures);
     let splits = &selection.splits;
-    let rejects = planned.collected.rejects.clone();
-    let failures = gates(config, shards, &ledger, &rejects, &planned.plan.figures.leakage);
-    let lines = splits.names().iter().cloned().zip(planned.plan.figures.splits.iter().map(|count| count.lines()));
+    let failures = gates(config, shards, &ledger, &rejects, &figures.leakage);
+    let lines = splits.names().iter().cloned().zip(figures.splits.iter().map(|count| count.lines()));
     let lines: Vec<(String, u64)> = lines.collect();
-    Ok(Report {
+    Report {
         names: splits.names().to_vec(),
         ratios: splits.ratios().iter().map(|ratio| ratio.to_f64()).collect(),
         field: selection.balance_by().or(selection.strata.as_ref()).map(|field| field.name.clone()),
-        warnings: [planned.warnings(config), empty_splits(&lines)].concat(),
+        warnings: [unknowns.warnings(selection), figures.warnings.clone(), empty_splits(&lines)].concat(),
         failures,
         ledger,
         rejects,
-        figures: planned.plan.figures,
-    })
+        figures,
+        saved: None,
+    }
 }
 
 /// What to know of splits, given with their lines, that got nothing.

@@ -120,13 +120,13 @@ impl<'a> CorpusTexts<'a> {
         let mut cutter = Cutter::new([self.shards[shard].clone()].into(), self.config.run.chunk_size);
         while let Some(chunk) = cutter.next_chunk()? {
             (self.check)()?;
-            let indices = rows.of_place(shard, chunk.offset).ok_or_else(|| self.changed(shard))?;
-            for index in indices.filter(|index| wanted.has(*index)) {
-                let row = rows.get(index);
-                let line = chunk.get(row.start as usize..row.start as usize + row.len as usize);
-                let text = self.text_in(line.ok_or_else(|| self.changed(shard))?, shard)?;
+            let places = rows.within(shard, chunk.offset..chunk.offset + chunk.len() as u64).map(|(place, _)| place);
+            for place in places.filter(|place| wanted.has(place.index as usize)) {
+                let start = (place.offset - chunk.offset) as usize;
+                let line = chunk.get(start..start + place.len).ok_or_else(|| self.changed(shard))?;
+                let text = self.text_in(line, shard)?;
                 to.file.write_all(text).context(&self.folder, "write a temporary file")?;
-                to.places.push((index as u64, to.written..to.written + text.len()));
+                to.places.push((place.index, to.written..to.written + text.len()));
                 to.written += text.len();
             }
         }

@@ -4,24 +4,25 @@
 //! it. No gate is asked: that is for the whole to decide.
 
 use super::export::{self, Job, Written};
+use super::found::Found;
+use super::parts;
 use super::plan;
+use super::plan::file::Saved;
 use super::scheduler::Progress;
 use super::stop::Stop;
 use crate::config::ExportConfig;
 use crate::domain::ledger::{Ledger, Rejects};
-use crate::domain::manifest::{GENERATOR, hex};
-use crate::domain::part::{Counted, FORMAT, FoundShard, Maker, Part, PartFile, ProvedFile, input_difference};
+use crate::domain::manifest::GENERATOR;
+use crate::domain::part::{Counted, FORMAT, Kind, Maker, Part, PartFile, ProvedFile};
+use crate::domain::planned::Findings;
 use crate::domain::share::Share;
-use crate::error::{Context, Error, Result, show};
-use crate::input::{Cutter, Piece, Shard, Stamp};
+use crate::error::{Context, Result, show};
+use crate::input::{Cutter, Piece, Shard};
 use crate::scan::engine::Engine;
 use crate::select::rows::RowStore;
 use crate::write::output::{Outputs, Proof};
-use crate::write::part::{self, BlockFile, INPUTS, PartStage, ROWS};
+use crate::write::part::{self, BlockFile, INPUTS, PartStage, ProvedWriter, ROWS};
 use bytemuck::{Pod, Zeroable};
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,34 +77,36 @@ pub fn export(
     stop: &Stop,
 ) -> Result<Report> {
     part::refuse_strangers(&config.output)?;
-    let stamps = shards.iter().map(Stamp::of_shard).collect::<Result<Vec<_>>>()?;
-    let found: Vec<FoundShard> = shards.iter().zip(&stamps).map(|(shard, stamp)| found(shard, stamp)).collect();
-    let list = serde_json::to_vec(&found).map_err(io::Error::from).context(&config.output, "list the input")?;
+    let found = Found::of(shards)?;
+    let (list, input) = found.list(&config.output)?;
+    let plan = config.plan.as_ref().map(|path| Saved::open(path, config, &found)).transpose()?;
     let maker = Maker {
         format: FORMAT,
         generator: GENERATOR.into(),
         share,
         configuration: config.to_json(),
-        input: hex(&Sha256::digest(&list)),
+        input,
+        plan: plan.as_ref().map(|plan| plan.digest().into()),
     };
-    if let Some(part) = there(config, &maker, &found, stop)? {
-        tracing::info!("The part of worker {share} is there already, and as it should be");
+    let is_sound = |folder: &Path, part: &Part| check(folder, part, stop);
+    if let Some(part) = parts::there(&config.output, &maker, &found.shards, is_sound)? {
         return Ok(report(config, &part));
     }
-    let stage = PartStage::open(&config.output, share)?;
+    let stage = PartStage::open(&config.output, Kind::Export, share)?;
     let path = stage.folder().join(INPUTS);
     std::fs::write(&path, &list).context(&path, "write")?;
     let spill = plan::spill(config, stage.folder());
+    let planned = plan.map(|plan| plan.load(config, shards, &pieces, &spill, stop)).transpose()?;
     let splits = config.selection.splits.names().len();
     let outputs = Outputs::create(stage.folder(), splits, None, None, Proof::Blocks)?;
     let job = Job { config, shards, engine, spill: &spill, progress, stop };
     let cutter = Cutter::of_pieces(Arc::clone(shards), pieces, config.run.chunk_size);
-    let written = export::write(&job, cutter, outputs, stage.folder(), None)?;
+    let written = export::write(&job, cutter, outputs, stage.folder(), planned.as_ref())?;
     let rows = written.rows.as_ref().map(|rows| write_rows(rows, stage.folder())).transpose()?;
     // All shards, not only those that were read: they decide which share this is.
-    shards.iter().zip(&stamps).try_for_each(|(shard, stamp)| stamp.check(&shard.path))?;
+    found.check(shards)?;
     stop.check()?;
-    let part = part(maker, written, rows);
+    let part = part(maker, written, rows, planned.map(|planned| planned.plan.findings()));
     let report = report(config, &part);
     if !stage.publish(&part)? {
         tracing::info!("Another process has left the part of worker {share} meanwhile: it stays");
@@ -111,12 +114,7 @@ pub fn export(
     Ok(Report { scanner: Some(engine.name()), gpu_bytes: engine.gpu_bytes(), ..report })
 }
 
-/// A shard as it was when its stamp was made.
-pub(super) fn found(shard: &Shard, stamp: &Stamp) -> FoundShard {
-    FoundShard { path: show(&shard.name), bytes: stamp.bytes(), changed: stamp.changed() }
-}
-
-fn part(maker: Maker, written: Written, rows: Option<ProvedFile>) -> Part {
+fn part(maker: Maker, written: Written, rows: Option<ProvedFile>, planned: Option<Findings>) -> Part {
     let Written { tally, files, quarantine, inputs, .. } = written;
     let counted = inputs.into_iter().enumerate().filter(|(_, input)| input.lines > 0);
     let split = |file: crate::write::output::FileRecord| PartFile {
@@ -138,6 +136,7 @@ fn part(maker: Maker, written: Written, rows: Option<ProvedFile>) -> Part {
         splits: files.into_iter().map(split).collect(),
         quarantine: quarantine.into_iter().map(proved).collect(),
         rows,
+        planned,
         ledger: tally.ledger,
         rejects: tally.rejects,
         stats: tally.stats,
@@ -146,34 +145,9 @@ fn part(maker: Maker, written: Written, rows: Option<ProvedFile>) -> Part {
     }
 }
 
-/// The part, if it is there and is what would be made now. What is there instead goes.
-fn there(config: &ExportConfig, maker: &Maker, found: &[FoundShard], stop: &Stop) -> Result<Option<Part>> {
-    let path = part::of_share(&config.output, maker.share);
-    let cause = match part::read(&config.output, maker.share) {
-        Ok(None) => return Ok(None),
-        Ok(Some(part)) => match maker.difference(&part.maker) {
-            None => match part::inputs(&config.output, &part).and_then(|_| check(&path, &part, stop)) {
-                Ok(()) => return Ok(Some(part)),
-                Err(error @ Error::Stopped(_)) => return Err(error),
-                Err(error) => error.to_string(),
-            },
-            Some(difference) => {
-                let inputs = part::inputs(&config.output, &part).ok();
-                let shard = inputs.and_then(|theirs| input_difference(found, &theirs));
-                let shard = shard.filter(|_| maker.configuration == part.maker.configuration);
-                format!("{} {difference}{}", show(&path), shard.map(|s| format!(": {s}")).unwrap_or_default())
-            }
-        },
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!("{cause}; it is made anew");
-    part::displace(&config.output, maker.share)?;
-    Ok(None)
-}
-
 /// Fails if a file of the part is not what the worker wrote.
 fn check(folder: &Path, part: &Part, stop: &Stop) -> Result<()> {
-    part.quarantine.iter().chain(&part.rows).try_for_each(|file| part::check_file(folder, file, || stop.check()))?;
+    parts::check_files(folder, part.quarantine.iter().chain(&part.rows), stop)?;
     let mut buffer = Vec::new();
     for split in &part.splits {
         let file = BlockFile::open(folder.join(&split.path), split.bytes)?;
@@ -191,7 +165,7 @@ fn report(config: &ExportConfig, part: &Part) -> Report {
     let names = config.selection.splits.names().iter().cloned();
     Report {
         share: part.maker.share,
-        folder: part::of_share(&config.output, part.maker.share),
+        folder: part::of_share(&config.output, Kind::Export, part.maker.share),
         splits: names.zip(part.splits.iter().map(|split| split.documents)).collect(),
         ledger: part.ledger.clone(),
         rejects: part.rejects.clone(),
@@ -203,9 +177,8 @@ fn report(config: &ExportConfig, part: &Part) -> Report {
 /// Writes the rows of the exported documents, of which [`RowStore`] has the split as stratum and the bytes of the
 /// exported line as value.
 fn write_rows(rows: &RowStore, folder: &Path) -> Result<ProvedFile> {
-    let path = folder.join(ROWS);
-    let mut to = BufWriter::new(File::create_new(&path).context(&path, "make the file")?);
-    let (mut hash, mut bytes, mut ends) = (Sha256::new(), 0, Vec::new());
+    let mut to = ProvedWriter::create(folder, ROWS)?;
+    let mut ends = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         let place = rows.place(index);
         let split = row.stratum as usize;
@@ -220,13 +193,9 @@ fn write_rows(rows: &RowStore, folder: &Path) -> Result<ProvedFile> {
             written: row.value,
         };
         ends[split] += u64::from(row.written);
-        let record = bytemuck::bytes_of(&row);
-        to.write_all(record).context(&path, "write")?;
-        hash.update(record);
-        bytes += record.len() as u64;
+        to.write(bytemuck::bytes_of(&row))?;
     }
-    to.flush().context(&path, "write")?;
-    Ok(ProvedFile { path: ROWS.into(), bytes, sha256: hex(&hash.finalize()) })
+    to.finish()
 }
 
 impl Report {

@@ -1,6 +1,7 @@
 //! A plan, for people and for machines.
 
 use super::summary::thousands;
+use crate::error::show;
 use crate::pipeline::plan::Report;
 use crate::select::plan::{Count, ValueCount};
 use serde_json::{Map, Value, json};
@@ -31,6 +32,9 @@ pub fn text(report: &Report) -> String {
             writeln!(text, "\nThe total is limited to {total} by '{}', which gives {capacity} at most.", limit.value);
     }
     let _ = writeln!(text, "\nTexts in more than one split: {}", thousands(report.figures.leakage.texts));
+    if let Some(saved) = &report.saved {
+        let _ = writeln!(text, "\nThe plan is {} ({})", show(&saved.path), indicatif::HumanBytes(saved.bytes));
+    }
     text
 }
 
@@ -134,6 +138,7 @@ impl Report {
             "leakage": self.figures.leakage.texts,
             "warnings": self.warnings,
             "failures": self.failures,
+            "saved": self.saved.as_ref().map(|saved| show(&saved.path)),
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::error::show;
 use crate::pipeline::conclude::Report;
 use crate::pipeline::inspect::Validation;
 use crate::pipeline::verify::{self, Outcome};
-use crate::pipeline::worker;
+use crate::pipeline::{plan, worker};
 use std::fmt::Write;
 
 /// Step 5 of the workshop for one split, to the character.
@@ -50,6 +50,20 @@ pub fn part(report: &worker::Report, seconds: f64) -> String {
     let mut text = counts(&report.splits, &report.ledger, &report.rejects);
     let scanner = report.scanner.map_or(", there already".into(), |name| format!(", scanner {name}"));
     let _ = writeln!(text, "The part of worker {} is {} ({seconds:.1} s{scanner})", report.share, show(&report.folder));
+    text
+}
+
+/// What a worker came to that looked for its share of a plan.
+pub fn plan_part(report: &plan::worker::Report, seconds: f64) -> String {
+    let Ledger { lines, blank, rejected, filtered, exported, .. } = report.ledger;
+    let mut text =
+        format!("{lines} lines = {blank} blank + {rejected} rejected + {filtered} filtered + {exported} to plan for\n");
+    for (reason, times) in report.rejects.iter() {
+        let _ = writeln!(text, "  rejected, {reason}: {}", thousands(times));
+    }
+    let (share, folder) = (report.share, show(&report.folder));
+    let scanner = report.scanner.map_or(", there already".into(), |name| format!(", scanner {name}"));
+    let _ = writeln!(text, "The plan part of worker {share} is {folder} ({seconds:.1} s{scanner})");
     text
 }
 

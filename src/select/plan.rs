@@ -3,9 +3,11 @@
 use super::exact;
 use super::order::{self, Entry, Means, Ordered, entry, ordered};
 use super::rows::{DocRow, Place, RowStore};
-use super::spill::Buffer;
+use super::spill::{Buffer, Spill};
 use crate::domain::apportion::{largest_remainder, largest_total};
 use crate::domain::balance::Balance;
+pub use crate::domain::leakage::Leakage;
+use crate::domain::planned::Findings;
 use crate::domain::selection::{Fate, Selection, TRAIN, Take};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -122,15 +124,6 @@ pub struct Limit {
     pub total: u64,
 }
 
-/// Equal texts in different splits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leakage {
-    /// How many different texts stand in more than one split.
-    pub texts: u64,
-    /// Two documents with the first of them, each with its split.
-    pub example: Option<[(Place, usize); 2]>,
-}
-
 /// The numbers of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
@@ -162,6 +155,33 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A plan for so many documents whose fates are known: see [`Plan::decide`].
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn of_findings(documents: usize, findings: Findings, spill: &Spill) -> Result<Plan> {
+        let Findings { leakage, warnings } = findings;
+        Ok(Plan { decisions: spill.zeros(documents)?, figures: Figures { leakage, warnings, ..Figures::default() } })
+    }
+
+    /// Says what becomes of a document.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn decide(&mut self, index: usize, fate: Fate) {
+        self.decisions[index] = match fate {
+            Fate::Duplicate => Decision { fate: DUPLICATE, ..Decision::default() },
+            Fate::Filtered | Fate::SampledOut => Decision { fate: SAMPLED_OUT, ..Decision::default() },
+            Fate::Exported { split, repeats } => Decision { fate: KEPT, split: split as u8, repeats },
+        };
+    }
+
+    /// What an export by this plan has to say.
+    pub fn findings(&self) -> Findings {
+        let Figures { leakage, warnings, .. } = self.figures.clone();
+        Findings { leakage, warnings }
+    }
+
     /// What becomes of the document with this index.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! What the scan keeps of each document.
 
 use super::spill::{Buffer, Spill};
+pub use crate::domain::leakage::Place;
 use crate::domain::row::Row;
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
@@ -8,6 +9,8 @@ use std::collections::HashMap;
 
 /// The most different values that a field may have by which documents are balanced or stratified.
 pub const MAX_VALUES: usize = 1 << 20;
+/// Rows that are added together, if they come one by one.
+const APPENDED: usize = 1 << 14;
 /// Rows that are allocated together.
 const SEGMENT: usize = 1 << 18;
 
@@ -99,19 +102,6 @@ struct ChunkPlace {
     shard: usize,
 }
 
-/// Where a document stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Index of the row.
-    pub index: u64,
-    /// Index of the shard.
-    pub shard: usize,
-    /// Bytes (unpacked) of the shard before the line.
-    pub offset: u64,
-    /// Bytes of the line.
-    pub len: usize,
-}
-
 /// All rows, in input order.
 pub struct RowStore {
     spill: Spill,
@@ -189,19 +179,27 @@ impl RowStore {
         self.segments.iter().any(Buffer::is_spilled)
     }
 
-    /// The indices of the rows of a chunk by its place among all chunks; `None` if there is no such chunk, or
-    /// it is another one than was scanned.
-    pub fn of_chunk(&self, sequence: u64, shard: usize, offset: u64) -> Option<std::ops::Range<usize>> {
-        let at = usize::try_from(sequence).ok()?;
-        let chunk = self.chunks.get(at).filter(|chunk| (chunk.shard, chunk.offset) == (shard, offset))?;
-        let end = self.chunks.get(at + 1).map_or(self.len, |next| next.first as usize);
-        Some(chunk.first as usize..end)
+    /// The rows whose lines begin between two bytes (unpacked) of a shard.
+    pub fn within(&self, shard: usize, bytes: std::ops::Range<u64>) -> Within<'_> {
+        let [next, end] = [bytes.start, bytes.end].map(|offset| self.first_at(shard, offset));
+        // The last chunk that begins at or before the row; those without rows begin where the next does.
+        let chunk = self.chunks.partition_point(|chunk| chunk.first as usize <= next).saturating_sub(1);
+        Within { rows: self, chunk, next, end }
     }
 
-    /// The indices of the rows of the chunk that starts here in a shard.
-    pub fn of_place(&self, shard: usize, offset: u64) -> Option<std::ops::Range<usize>> {
-        let at = self.chunks.partition_point(|chunk| (chunk.shard, chunk.offset) < (shard, offset));
-        self.of_chunk(at as u64, shard, offset)
+    /// The index of the first row that stands at a byte of a shard or behind it.
+    fn first_at(&self, shard: usize, offset: u64) -> usize {
+        let behind = self.chunks.partition_point(|chunk| (chunk.shard, chunk.offset) <= (shard, offset));
+        let end = self.chunks.get(behind).map_or(self.len, |chunk| chunk.first as usize);
+        let Some(chunk) = behind.checked_sub(1).map(|at| self.chunks[at]) else { return end };
+        let (mut low, mut high) = (chunk.first as usize, end);
+        // All rows of an earlier shard stand before the byte.
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let is_before = chunk.shard < shard || chunk.offset + u64::from(self.get(middle).start) < offset;
+            (low, high) = if is_before { (middle + 1, high) } else { (low, middle) };
+        }
+        low
     }
 
     /// The indices of the rows of a shard.
@@ -219,10 +217,84 @@ impl RowStore {
     /// If there is no such row.
     pub fn place(&self, index: usize) -> Place {
         // The last chunk that begins at or before the row; those without rows begin where the next does.
-        let at = self.chunks.partition_point(|chunk| chunk.first as usize <= index) - 1;
-        let (chunk, row) = (self.chunks[at], self.get(index));
+        self.place_in(self.chunks.partition_point(|chunk| chunk.first as usize <= index) - 1, index)
+    }
+
+    /// Where a document stands that is in this chunk.
+    fn place_in(&self, chunk: usize, index: usize) -> Place {
+        let (chunk, row) = (self.chunks[chunk], self.get(index));
         let offset = chunk.offset + u64::from(row.start);
         Place { index: index as u64, shard: chunk.shard, offset, len: row.len as usize }
+    }
+}
+
+/// Adds rows that come one by one, in input order, each with its place.
+pub struct Appender<'a> {
+    rows: &'a mut RowStore,
+    chunk: ChunkRows,
+}
+
+impl<'a> Appender<'a> {
+    /// Adds to these.
+    pub fn new(rows: &'a mut RowStore) -> Appender<'a> {
+        Appender { rows, chunk: ChunkRows::default() }
+    }
+
+    /// Adds a row of a document that stands so many bytes (unpacked) behind its shard's start.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn add(&mut self, shard: usize, offset: u64, row: DocRow) -> Result<()> {
+        let start = offset.checked_sub(self.chunk.offset).and_then(|start| u32::try_from(start).ok());
+        let is_near = shard == self.chunk.shard && (1..APPENDED).contains(&self.chunk.rows.len());
+        let start = match start.filter(|_| is_near) {
+            Some(start) => start,
+            None => {
+                self.push()?;
+                (self.chunk.shard, self.chunk.offset) = (shard, offset);
+                0
+            }
+        };
+        self.chunk.rows.push(DocRow { start, ..row });
+        Ok(())
+    }
+
+    /// Adds what is left.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn finish(mut self) -> Result<()> {
+        self.push()
+    }
+
+    fn push(&mut self) -> Result<()> {
+        let chunk = std::mem::take(&mut self.chunk);
+        if chunk.rows.is_empty() { Ok(()) } else { self.rows.push(chunk) }
+    }
+}
+
+/// Some rows that stand one behind the other, each with its place.
+pub struct Within<'a> {
+    rows: &'a RowStore,
+    chunk: usize,
+    next: usize,
+    end: usize,
+}
+
+impl<'a> Iterator for Within<'a> {
+    type Item = (Place, &'a DocRow);
+
+    fn next(&mut self) -> Option<(Place, &'a DocRow)> {
+        if self.next >= self.end {
+            return None;
+        }
+        let chunks = &self.rows.chunks;
+        while chunks.get(self.chunk + 1).is_some_and(|chunk| chunk.first as usize <= self.next) {
+            self.chunk += 1;
+        }
+        let index = self.next;
+        self.next += 1;
+        Some((self.rows.place_in(self.chunk, index), self.rows.get(index)))
     }
 }
 
@@ -240,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_found_by_chunk_and_places_by_row() {
+    fn rows_are_found_by_place_and_places_by_row() {
         let folder = tempfile::tempdir().expect("folder");
         for limit in [0, u64::MAX] {
             let mut rows = RowStore::new(Spill::new(folder.path(), limit));
@@ -252,15 +324,39 @@ mod tests {
             assert_eq!(rows.is_spilled(), limit == 0);
             assert_eq!(rows.iter().map(|row| row.value).collect::<Vec<_>>(), [0, 1, 1, 2, 0, 2]);
             assert_eq!(rows.values.shown(), ["a", "b", "c"]);
-            assert_eq!(rows.of_chunk(3, 1, 10), Some(3..6));
-            assert_eq!(rows.of_chunk(1, 0, 99), Some(2..2));
-            assert_eq!((rows.of_chunk(1, 0, 98), rows.of_chunk(5, 2, 0)), (None, None));
-            assert_eq!((rows.of_place(1, 10), rows.of_place(1, 11)), (Some(3..6), None));
+            let within = |shard, bytes| rows.within(shard, bytes).map(|(place, _)| place.index).collect::<Vec<_>>();
+            assert_eq!((within(0, 0..99), within(0, 3..13), within(0, 4..14)), (vec![0, 1], vec![0], vec![1]));
+            assert_eq!((within(0, 14..99), within(0, 99..200), within(2, 0..9)), (vec![], vec![], vec![]));
+            assert_eq!((within(1, 0..21), within(1, 1..u64::MAX)), (vec![2, 3, 4], vec![3, 4, 5]));
+            for (place, row) in (0..3).flat_map(|shard| rows.within(shard, 0..u64::MAX)) {
+                assert_eq!((place, row), (rows.place(place.index as usize), rows.get(place.index as usize)));
+            }
             assert_eq!([0, 1, 2, 3].map(|shard| rows.of_shard(shard)), [0..2, 2..6, 6..6, 6..6]);
             assert_eq!(rows.place(1), Place { index: 1, shard: 0, offset: 13, len: 9 });
             assert_eq!(rows.place(2), Place { index: 2, shard: 1, offset: 0, len: 9 });
             assert_eq!(rows.place(5), Place { index: 5, shard: 1, offset: 30, len: 9 });
         }
+    }
+
+    #[test]
+    fn rows_that_come_one_by_one_keep_their_places() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut rows = RowStore::new(Spill::new(folder.path(), u64::MAX));
+        let far = u64::from(u32::MAX);
+        let near = (0..APPENDED as u64 + 5).map(|i| (2, 3 * i));
+        let places: Vec<(usize, u64)> = [(0, 7), (0, 8), (0, 8 + far), (0, 3 * far), (1, 3 * far), (1, 3 * far + 1)]
+            .into_iter()
+            .chain(near)
+            .collect();
+        let mut appender = Appender::new(&mut rows);
+        for (i, (shard, offset)) in places.iter().enumerate() {
+            appender.add(*shard, *offset, DocRow { hash: i as u64, ..DocRow::default() }).expect("room");
+        }
+        appender.finish().expect("room");
+        let found = (0..rows.len()).map(|index| (rows.place(index), rows.get(index).hash));
+        let found: Vec<_> = found.map(|(place, hash)| (place.index, hash, place.shard, place.offset)).collect();
+        let expected = places.iter().enumerate().map(|(i, (shard, offset))| (i as u64, i as u64, *shard, *offset));
+        assert_eq!(found, expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -4,5 +4,6 @@
 pub mod line;
 pub mod output;
 pub mod part;
+pub mod plan_file;
 pub mod quarantine;
 pub mod stage;

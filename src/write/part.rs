@@ -3,17 +3,18 @@
 //! `parts/00003-of-00016/` is the part of worker 3 of 16. It is prepared in a hidden folder beside it, whose name is
 //! nobody else's, synced, and gets its name in one rename: it is there complete or not at all, and two processes
 //! at work on one share do not meet before that. Nothing here relies on locks, which not every shared volume
-//! has.
+//! has. Parts of a plan lie beside those of an export, as `plan-00003-of-00016/`.
 
 use super::stage::sync_tree;
 use crate::domain::manifest::hex;
-use crate::domain::part::{Block, FoundShard, Part, ProvedFile};
+use crate::domain::part::{AnyPart, Block, FoundShard, Kind, ProvedFile};
 use crate::domain::share::Share;
 use crate::error::{Context, Error, Result, show, unshow};
+use bytemuck::Pod;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -27,8 +28,10 @@ const ABOUT: &str = "part.json";
 const SEAL: &str = "part.json.sha256";
 /// The list of the input's shards as the worker found them.
 pub const INPUTS: &str = "inputs.json";
-/// Rows of the exported documents.
+/// Rows of documents.
 pub const ROWS: &str = "rows.bin";
+/// The values that rows have numbers of.
+pub const NAMES: &str = "names.json";
 /// The day on which the first worker started.
 const DAY: &str = "day";
 /// What a killed worker left and nothing was written to for so long is nobody's any more.
@@ -42,19 +45,27 @@ pub fn folder(output: &Path) -> PathBuf {
 }
 
 /// The folder of a share's part.
-pub fn of_share(output: &Path, share: Share) -> PathBuf {
-    folder(output).join(name(share))
+pub fn of_share(output: &Path, kind: Kind, share: Share) -> PathBuf {
+    folder(output).join(name(kind, share))
 }
 
-fn name(share: Share) -> String {
-    format!("{:05}-of-{:05}", share.index(), share.of())
+fn prefix(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Export => "",
+        Kind::Plan => "plan-",
+    }
 }
 
-/// The share whose part a folder of this name is.
-fn share_of(name: &str) -> Option<Share> {
-    let (index, of) = name.split_once("-of-")?;
+fn name(kind: Kind, share: Share) -> String {
+    format!("{}{:05}-of-{:05}", prefix(kind), share.index(), share.of())
+}
+
+/// The share whose part a folder of this name is, and what it is a part of.
+fn share_of(name: &str) -> Option<(Kind, Share)> {
+    let kind = if name.starts_with(prefix(Kind::Plan)) { Kind::Plan } else { Kind::Export };
+    let (index, of) = name.strip_prefix(prefix(kind))?.split_once("-of-")?;
     let share = Share::new(index.parse().ok()?, of.parse().ok()?).ok()?;
-    (self::name(share) == name).then_some(share)
+    (self::name(kind, share) == name).then_some((kind, share))
 }
 
 /// Whether an entry of the folder with the parts can be there because of a worker.
@@ -104,6 +115,7 @@ pub fn refuse_strangers(output: &Path) -> Result<()> {
 /// A part in the making. Without [`PartStage::publish`] nothing is left of it.
 pub struct PartStage {
     output: PathBuf,
+    kind: Kind,
     share: Share,
     folder: TempDir,
 }
@@ -113,12 +125,12 @@ impl PartStage {
     ///
     /// # Errors
     /// If the output folder cannot be written.
-    pub fn open(output: &Path, share: Share) -> Result<PartStage> {
+    pub fn open(output: &Path, kind: Kind, share: Share) -> Result<PartStage> {
         fs::create_dir_all(output).context(output, "make the output folder")?;
         let output = fs::canonicalize(output).context(output, "find the output folder")?;
-        let folder = hidden(&output, &name(share))?;
-        remove_abandoned(folder.path(), &name(share))?;
-        Ok(PartStage { output, share, folder })
+        let folder = hidden(&output, &name(kind, share))?;
+        remove_abandoned(folder.path(), &name(kind, share))?;
+        Ok(PartStage { output, kind, share, folder })
     }
 
     /// The folder to write into.
@@ -130,7 +142,7 @@ impl PartStage {
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn publish(self, part: &Part) -> Result<bool> {
+    pub fn publish<P: AnyPart>(self, part: &P) -> Result<bool> {
         let text = serde_json::to_vec(part).map_err(io::Error::from).context(self.folder(), "write")?;
         let seal = format!("{}  {ABOUT}\n", hex(&Sha256::digest(&text)));
         for (name, text) in [(ABOUT, &text[..]), (SEAL, seal.as_bytes())] {
@@ -138,7 +150,7 @@ impl PartStage {
             fs::write(&path, text).context(&path, "write")?;
         }
         sync_tree(self.folder())?;
-        let target = of_share(&self.output, self.share);
+        let target = of_share(&self.output, self.kind, self.share);
         for _ in 0..TRIES {
             match fs::rename(self.folder(), &target) {
                 Ok(()) => {
@@ -149,9 +161,9 @@ impl PartStage {
                 Err(error) if is_taken(&error) => {}
                 Err(error) => return Err(Error::io(&target, "put the part in place", &error)),
             }
-            match read(&self.output, self.share) {
-                Ok(Some(other)) if other.maker == part.maker => return Ok(false),
-                _ => displace(&self.output, self.share)?,
+            match read::<P>(&self.output, self.share) {
+                Ok(Some(other)) if other.maker() == part.maker() => return Ok(false),
+                _ => displace(&self.output, self.kind, self.share)?,
             }
         }
         Err(Error::environment(&target, "other processes replace the part all the time", "let one job work here"))
@@ -208,20 +220,20 @@ fn newest(path: &Path) -> Option<SystemTime> {
 ///
 /// # Errors
 /// If the file system fails.
-pub fn displace(output: &Path, share: Share) -> Result<()> {
-    let path = of_share(output, share);
-    let aside = hidden(output, &name(share))?;
+pub fn displace(output: &Path, kind: Kind, share: Share) -> Result<()> {
+    let path = of_share(output, kind, share);
+    let aside = hidden(output, &name(kind, share))?;
     match fs::rename(&path, aside.path().join("old")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(&path, "remove", &error)),
         _ => aside.close().context(&path, "remove"),
     }
 }
 
-/// The shares whose parts are there, in order.
+/// The shares whose parts of a kind are there, in order.
 ///
 /// # Errors
 /// If the folder cannot be read.
-pub fn shares(output: &Path) -> Result<Vec<Share>> {
+pub fn shares(output: &Path, kind: Kind) -> Result<Vec<Share>> {
     let parts = folder(output);
     let mut shares = Vec::new();
     match fs::read_dir(&parts) {
@@ -229,7 +241,8 @@ pub fn shares(output: &Path) -> Result<Vec<Share>> {
         entries => {
             for entry in entries.context(&parts, "read the folder")? {
                 let entry = entry.context(&parts, "read the folder")?;
-                shares.extend(entry.file_name().to_str().and_then(share_of));
+                let found = entry.file_name().to_str().and_then(share_of);
+                shares.extend(found.filter(|(of, _)| *of == kind).map(|(_, share)| share));
             }
         }
     }
@@ -241,7 +254,7 @@ pub fn shares(output: &Path) -> Result<Vec<Share>> {
 ///
 /// # Errors
 /// [`Error::Environment`] if it cannot be read, or is not what the worker wrote.
-pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
+pub fn read<P: AnyPart>(output: &Path, share: Share) -> Result<Option<P>> {
     Ok(read_sealed(output, share)?.map(|(part, _)| part))
 }
 
@@ -249,8 +262,8 @@ pub fn read(output: &Path, share: Share) -> Result<Option<Part>> {
 ///
 /// # Errors
 /// As for [`read`].
-pub fn read_sealed(output: &Path, share: Share) -> Result<Option<(Part, Sealed)>> {
-    let folder = of_share(output, share);
+pub fn read_sealed<P: AnyPart>(output: &Path, share: Share) -> Result<Option<(P, Sealed)>> {
+    let folder = of_share(output, P::KIND, share);
     // A link that leads nowhere is there, and is no part.
     if matches!(fs::symlink_metadata(&folder), Err(error) if error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
@@ -262,42 +275,49 @@ pub fn read_sealed(output: &Path, share: Share) -> Result<Option<(Part, Sealed)>
     if !seal.starts_with(sha256.as_bytes()) {
         return Err(damaged(&path));
     }
-    let part: Part = serde_json::from_slice(&text).map_err(|error| {
+    let part: P = serde_json::from_slice(&text).map_err(|error| {
         Error::Usage(format!(
             "{} is not as this version of colophon writes it ({error}): run all workers again with this version",
             show(&path)
         ))
     })?;
-    if part.maker.share != share {
+    if part.maker().share != share {
         return Err(damaged(&path));
     }
-    Ok(Some((part, Sealed { share, sha256 })))
+    Ok(Some((part, Sealed { kind: P::KIND, share, seal: Some(seal) })))
 }
 
-/// A part that was read.
+/// A part that was seen.
+#[derive(PartialEq, Eq)]
 pub struct Sealed {
+    kind: Kind,
     share: Share,
-    /// SHA-256 of what it says of itself, in hexadecimal.
-    sha256: String,
+    /// The hash of what it says of itself, if it can be read.
+    seal: Option<Vec<u8>>,
 }
 
-/// Fails unless the parts that are there are those that were read, in the order of [`shares`].
+/// The parts of a kind that are there, whether or not they are as they should be.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn sealed(output: &Path, kind: Kind) -> Result<Vec<Sealed>> {
+    let seal = |share: Share| fs::read(of_share(output, kind, share).join(SEAL)).ok();
+    Ok(shares(output, kind)?.into_iter().map(|share| Sealed { kind, share, seal: seal(share) }).collect())
+}
+
+/// Fails unless the parts that are there are those that were seen.
 ///
 /// # Errors
 /// [`Error::Environment`], naming a part that came, went or is another one now.
-pub fn check_unchanged(output: &Path, read: &[Sealed]) -> Result<()> {
+pub fn check_unchanged(output: &Path, seen: &[Sealed]) -> Result<()> {
     refuse_strangers(output)?;
-    let now = shares(output)?;
-    let is_there = |part: &&Sealed| {
-        let seal = fs::read(of_share(output, part.share).join(SEAL));
-        now.contains(&part.share) && seal.is_ok_and(|seal| seal.starts_with(part.sha256.as_bytes()))
-    };
-    let other = read.iter().find(|part| !is_there(part)).map(|part| part.share);
-    let new = || now.into_iter().find(|share| read.iter().all(|part| part.share != *share));
-    match other.or_else(new) {
+    let mut now = sealed(output, Kind::Export)?;
+    now.extend(sealed(output, Kind::Plan)?);
+    let gone = seen.iter().find(|part| !now.contains(part));
+    match gone.or_else(|| now.iter().find(|part| !seen.contains(part))) {
         None => Ok(()),
-        Some(share) => Err(Error::environment(
-            &of_share(output, share),
+        Some(Sealed { kind, share, .. }) => Err(Error::environment(
+            &of_share(output, *kind, *share),
             "a worker changed it while the parts were merged",
             "merge again when no worker is at work",
         )),
@@ -308,10 +328,10 @@ pub fn check_unchanged(output: &Path, read: &[Sealed]) -> Result<()> {
 ///
 /// # Errors
 /// If it cannot be read, or is not what the worker wrote.
-pub fn inputs(output: &Path, part: &Part) -> Result<Vec<FoundShard>> {
-    let path = of_share(output, part.maker.share).join(INPUTS);
+pub fn inputs<P: AnyPart>(output: &Path, part: &P) -> Result<Vec<FoundShard>> {
+    let path = of_share(output, P::KIND, part.maker().share).join(INPUTS);
     let text = fs::read(&path).context(&path, "read the part")?;
-    if hex(&Sha256::digest(&text)) != part.maker.input {
+    if hex(&Sha256::digest(&text)) != part.maker().input {
         return Err(damaged(&path));
     }
     serde_json::from_slice(&text).map_err(|_| damaged(&path))
@@ -340,6 +360,64 @@ pub fn check_file(folder: &Path, file: &ProvedFile, check: impl Fn() -> Result<(
         }
     }
     if bytes == file.bytes && hex(&hash.finalize()) == file.sha256 { Ok(()) } else { Err(damaged(&path)) }
+}
+
+/// A file of a part in the making, with the proof of it.
+pub struct ProvedWriter {
+    path: PathBuf,
+    to: BufWriter<File>,
+    hash: Sha256,
+    file: ProvedFile,
+}
+
+impl ProvedWriter {
+    /// Makes the file of this name.
+    ///
+    /// # Errors
+    /// If the file system fails, or it is there already.
+    pub fn create(folder: &Path, name: &str) -> Result<ProvedWriter> {
+        let path = folder.join(name);
+        let to = BufWriter::new(File::create_new(&path).context(&path, "make the file")?);
+        let file = ProvedFile { path: name.into(), bytes: 0, sha256: String::new() };
+        Ok(ProvedWriter { path, to, hash: Sha256::new(), file })
+    }
+
+    /// Adds some bytes.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.to.write_all(bytes).context(&self.path, "write")?;
+        self.hash.update(bytes);
+        self.file.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn finish(mut self) -> Result<ProvedFile> {
+        self.to.flush().context(&self.path, "write")?;
+        Ok(ProvedFile { sha256: hex(&self.hash.finalize()), ..self.file })
+    }
+}
+
+/// Gives the records of a file, in order, to `each`. What is left at its end that is no whole record is passed over:
+/// whoever asks has proved the file.
+///
+/// # Errors
+/// If it cannot be read; or what `each` says.
+pub fn read_records<R: Pod>(path: &Path, mut each: impl FnMut(R) -> Result<()>) -> Result<()> {
+    let mut from = BufReader::new(File::open(path).context(path, "read the part")?);
+    let mut record = vec![0; size_of::<R>()];
+    loop {
+        match from.read_exact(&mut record) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            read => read.context(path, "read the part")?,
+        }
+        each(bytemuck::pod_read_unaligned(&record))?;
+    }
 }
 
 /// A file of lines that is read in blocks.
@@ -378,7 +456,9 @@ impl BlockFile {
 pub fn damaged(path: &Path) -> Error {
     let worker = path.ancestors().find_map(|folder| share_of(&folder.file_name()?.to_string_lossy()));
     let remedy = match worker {
-        Some(share) => format!("run colophon export --worker {share} again: it makes the part anew"),
+        Some((kind, share)) => {
+            format!("run colophon {} --worker {share} again: it makes the part anew", kind.command())
+        }
         None => "run the worker again: it makes the part anew".into(),
     };
     Error::environment(path, "the part is not what the worker wrote", remedy)
@@ -430,9 +510,13 @@ mod tests {
     #[test]
     fn names_say_which_share() {
         let share = Share::new(3, 16).expect("a share");
-        assert_eq!(name(share), "00003-of-00016");
-        assert_eq!(share_of("00003-of-00016"), Some(share));
-        for other in ["3-of-16", "00016-of-00016", ".00003-of-00016.x", "day", "00003-of-00016x"] {
+        for (kind, name) in [(Kind::Export, "00003-of-00016"), (Kind::Plan, "plan-00003-of-00016")] {
+            assert_eq!(self::name(kind, share), name);
+            assert_eq!(share_of(name), Some((kind, share)));
+        }
+        for other in
+            ["3-of-16", "00016-of-00016", ".00003-of-00016.x", "day", "00003-of-00016x", "plan-3-of-16", "plan"]
+        {
             assert_eq!(share_of(other), None, "{other}");
         }
     }

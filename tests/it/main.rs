@@ -11,6 +11,7 @@ mod hostile;
 mod metrics;
 mod options;
 mod oracle;
+mod plans;
 mod reports;
 mod scanners;
 mod selection;

@@ -4,7 +4,7 @@
 //! input order, and hashing, compressing and writing goes on as in any export ([`Outputs`]). So the files are
 //! cut and packed as those of one machine are.
 
-use crate::domain::part::{Block, Part};
+use crate::domain::part::{Block, Kind, Part};
 use crate::error::{Error, Result};
 use crate::pipeline::scheduler::Progress;
 use crate::pipeline::stop::Stop;
@@ -102,7 +102,7 @@ pub fn copy(
 fn places<'a>(output: &Path, parts: &'a [Part]) -> Vec<Place<'a>> {
     let mut places = Vec::new();
     for part in parts {
-        let folder = part::of_share(output, part.maker.share);
+        let folder = part::of_share(output, Kind::Export, part.maker.share);
         for (split, file) in part.splits.iter().enumerate() {
             let mut offset = 0;
             for block in &file.blocks {

@@ -11,18 +11,15 @@ use crate::scan::reference::{Decoder, member};
 use crate::scan::{self, ScanJob, Scanner};
 use crate::select::order::Means;
 use crate::select::plan::{self, Leakage, Marks, Texts};
-use crate::select::rows::{ChunkRows, DocRow, Place, RowStore};
+use crate::select::rows::{Appender, DocRow, Place, RowStore};
 use crate::select::spill::Spill;
 use crate::write::part;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Rows that are added together.
-const ROWS: usize = 1 << 14;
 /// Files that are kept open.
 const OPEN: usize = 256;
 
@@ -37,7 +34,7 @@ pub fn leakage(set: &Set, spill: &Spill, threads: usize, stop: &Stop) -> Result<
     for part in &set.parts {
         stop.check()?;
         let Some(file) = &part.rows else { continue };
-        let folder = part::of_share(&set.output, part.maker.share);
+        let folder = set.folder(part);
         part::check_file(&folder, file, || stop.check())?;
         let first = rows.len() as u64;
         read_rows(&folder.join(&file.path), &mut rows, stop)?;
@@ -54,29 +51,13 @@ fn split_paths(part: &Part) -> Vec<String> {
 
 /// Adds a part's rows.
 fn read_rows(path: &Path, to: &mut RowStore, stop: &Stop) -> Result<()> {
-    let mut from = BufReader::new(File::open(path).context(path, "read the part")?);
-    let mut record = [0; size_of::<PartRow>()];
-    let mut chunk = ChunkRows::default();
-    loop {
-        match from.read_exact(&mut record) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
-            read => read.context(path, "read the part")?,
-        }
-        let row: PartRow = bytemuck::pod_read_unaligned(&record);
-        let shard = row.shard as usize;
-        let start = row.offset.checked_sub(chunk.offset).and_then(|start| u32::try_from(start).ok());
-        let start = match start.filter(|_| shard == chunk.shard && chunk.rows.len() < ROWS) {
-            Some(start) => start,
-            None => {
-                stop.check()?;
-                to.push(std::mem::take(&mut chunk))?;
-                (chunk.shard, chunk.offset) = (shard, row.offset);
-                0
-            }
-        };
-        chunk.rows.push(DocRow { hash: row.hash, start, len: row.len, stratum: row.split, ..DocRow::default() });
-    }
-    to.push(chunk)
+    let mut to = Appender::new(to);
+    part::read_records(path, |row: PartRow| {
+        stop.check()?;
+        let known = DocRow { hash: row.hash, len: row.len, stratum: row.split, ..DocRow::default() };
+        to.add(row.shard as usize, row.offset, known)
+    })?;
+    to.finish()
 }
 
 /// Where a part's lines are.
