@@ -48,20 +48,20 @@ pub struct Cli {
 #[command(next_help_heading = "Messages and results")]
 struct Global {
     /// Print the result as JSON
-    #[arg(long, global = true, env = "COLOPHON_JSON", value_parser = clap::builder::FalseyValueParser::new())]
-    json: bool,
+    #[arg(long, global = true, env = "COLOPHON_JSON")]
+    json: Option<bool>,
 
     /// How to write progress and messages [default: text]
     #[arg(long, global = true, env = "COLOPHON_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 
     /// No progress, no messages but warnings and errors
-    #[arg(long, short, global = true, env = "COLOPHON_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
-    quiet: bool,
+    #[arg(long, short, global = true, env = "COLOPHON_QUIET")]
+    quiet: Option<bool>,
 
     /// More messages
-    #[arg(long, short, global = true, env = "COLOPHON_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
-    verbose: bool,
+    #[arg(long, short, global = true, env = "COLOPHON_VERBOSE")]
+    verbose: Option<bool>,
 
     /// Write figures for Prometheus to this file, every two seconds and at the end
     #[arg(long, global = true, env = "COLOPHON_METRICS_FILE", value_name = "FILE")]
@@ -94,10 +94,10 @@ impl Global {
     /// Takes from the job file what is not given here.
     fn or(&self, file: &JobFile) -> Global {
         Global {
-            json: self.json || file.messages.json,
+            json: self.json.or(file.messages.json),
             log_format: self.log_format.or(file.messages.log_format),
-            quiet: self.quiet || file.messages.quiet,
-            verbose: self.verbose || file.messages.verbose,
+            quiet: self.quiet.or(file.messages.quiet),
+            verbose: self.verbose.or(file.messages.verbose),
             metrics_file: self.metrics_file.clone().or_else(|| file.messages.metrics_file.clone()),
             metrics_addr: self.metrics_addr.or(file.messages.metrics_addr),
             metrics: self.metrics.clone(),
@@ -107,7 +107,7 @@ impl Global {
     /// Runs `job`, which is to process `total` bytes if that is known, and tells meanwhile how far it has come.
     fn watch<T>(&self, progress: &Progress, total: Option<u64>, job: impl FnOnce() -> T) -> T {
         let display = match (self.quiet, self.log_format) {
-            (true, _) => Display::None,
+            (Some(true), _) => Display::None,
             (_, Some(LogFormat::Json)) => Display::Lines,
             _ if io::stderr().is_terminal() => Display::Bar,
             _ => Display::Lines,
@@ -282,8 +282,8 @@ pub fn main() -> u8 {
 
 fn start_log(global: &Global) {
     let level = match (global.quiet, global.verbose) {
-        (true, _) => tracing::Level::WARN,
-        (_, true) => tracing::Level::DEBUG,
+        (Some(true), _) => tracing::Level::WARN,
+        (_, Some(true)) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| Unread).with_target(false);
@@ -385,7 +385,7 @@ impl Outcome {
     /// Prints the result to standard output.
     fn print(&self, global: &Global) -> Result<()> {
         let json;
-        let text = if global.json {
+        let text = if global.json == Some(true) {
             // A container's log has both streams in it: what reads a JSON object a line reads this one, too.
             json = match global.log_format {
                 Some(LogFormat::Json) => format!("{}\n", self.json),

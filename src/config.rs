@@ -437,13 +437,13 @@ struct Steps {
 #[serde(rename_all = "kebab-case", default)]
 pub struct Messages {
     /// `--json`.
-    pub json: bool,
+    pub json: Option<bool>,
     /// `--log-format`.
     pub log_format: Option<LogFormat>,
     /// `--quiet`.
-    pub quiet: bool,
+    pub quiet: Option<bool>,
     /// `--verbose`.
-    pub verbose: bool,
+    pub verbose: Option<bool>,
     /// `--metrics-file`.
     pub metrics_file: Option<PathBuf>,
     /// `--metrics-addr`.
@@ -742,11 +742,26 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> std::result::Result<T, cla
     // An empty variable is one that is not set: manifests often leave them so.
     let is_empty =
         |arg: &clap::Arg| arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|v| v.is_empty()));
-    let option =
-        |arg: clap::Arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg.hide_env(true) };
+    let option = |arg: clap::Arg| {
+        let arg = if is_switch(&arg) { switch(arg) } else { arg };
+        if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg.hide_env(true) }
+    };
     let terse = |command: clap::Command| command.mut_args(option).after_help(ENVIRONMENT);
     let command = terse(T::command()).mut_subcommands(terse);
     T::from_arg_matches(&command.try_get_matches()?)
+}
+
+/// Whether an option is on or off.
+fn is_switch(arg: &clap::Arg) -> bool {
+    arg.get_value_parser().type_id() == clap::builder::ValueParser::bool().type_id()
+}
+
+/// Lets an option that is on or off be named alone, and be switched off wherever it can be switched on: `--delete=false`
+/// beats `COLOPHON_DELETE=true`, and `COLOPHON_DELETE=0` beats `delete = true` in the file. What is neither is refused.
+fn switch(arg: clap::Arg) -> clap::Arg {
+    let arg = arg.value_parser(clap::builder::BoolishValueParser::new()).value_name("BOOL");
+    // Only behind `=`: what follows such an option has always been something else.
+    arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
 }
 
 const ENVIRONMENT: &str = "Every option can be given in the environment: --input-dir as COLOPHON_INPUT_DIR, and so on.";
