@@ -11,6 +11,7 @@ use crate::domain::selection::Selection;
 use crate::domain::share::Share;
 use crate::domain::split::Splits;
 use crate::error::{Error, Result, show};
+use crate::publish::discreet;
 use crate::write::output::Compression;
 use card::CardArgs;
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
@@ -458,22 +459,52 @@ impl JobFile {
     pub fn read(path: &Path) -> Result<JobFile> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::Usage(format!("{}: could not read the job file: {e}", show(path))))?;
-        let usage = |message: &str| Error::Usage(format!("{}: {}", show(path), message.trim_end()));
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e.to_string()))?;
-        check_keys(&table).map_err(|(key, message)| match line_of(&text, &key) {
-            Some(line) => Error::Usage(format!("{}, line {line}: {message}", show(path))),
-            None => usage(&message),
-        })?;
+        let usage = |line: Option<usize>, message: &str| {
+            let line = line.map(|line| format!(", line {line}")).unwrap_or_default();
+            Error::Usage(format!("{}{line}: {message}", show(path)))
+        };
+        let wrong =
+            |error: toml::de::Error| usage(error.span().map(|at| line_at(&text, at.start)), &described(&error, &text));
+        let table: toml::Table = text.parse().map_err(wrong)?;
+        check_keys(&table).map_err(|(key, message)| usage(line_of(&text, &key), &message))?;
         // Several readings of one text, as flattening would lose the line of a wrong value.
-        let messages = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let select = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let card = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let Steps { upload, summary } = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        let messages = toml::from_str(&text).map_err(wrong)?;
+        let run = toml::from_str(&text).map_err(wrong)?;
+        let select = toml::from_str(&text).map_err(wrong)?;
+        let card = toml::from_str(&text).map_err(wrong)?;
+        let Steps { upload, summary } = toml::from_str(&text).map_err(wrong)?;
+        let args: ExportArgs = toml::from_str(&text).map_err(wrong)?;
         Ok(JobFile { export: ExportArgs { run, select, card, ..args }, messages, upload, summary })
     }
 }
+
+/// The line, from 1, of a byte of a text.
+fn line_at(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// What is wrong with a job file, without what stands there: somebody may have written a password.
+fn described(error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().and_then(|at| text.lines().nth(line_at(text, at.start) - 1)).unwrap_or_default();
+    let key = line.split_once('=').map(|(key, _)| key.trim()).unwrap_or_default();
+    let key = if known_keys().iter().any(|known| known == key) { format!("{key}: ") } else { String::new() };
+    let message = match error.message().split_once("string \"").map(|(before, rest)| (before, rest.rsplit_once('"'))) {
+        Some((before, Some((_, after)))) => format!("{before}string{after}"),
+        _ => error.message().to_owned(),
+    };
+    discreet::text(&format!("{key}{message}"), &[], QUOTE)
+}
+
+/// Every key that a job file can have, in any table.
+fn known_keys() -> Vec<String> {
+    let command = UploadArgs::augment_args(ExportArgs::augment_args(clap::Command::new("run")));
+    let flags = command.get_arguments().filter_map(|arg| arg.get_long().map(String::from));
+    let others = ["target", "data-dir", "from", "to", "type", "required", "min", "max", "in", "not_in"];
+    flags.chain(FILE_KEYS.into_iter().chain(others).map(String::from)).collect()
+}
+
+/// Characters of a message about a job file.
+const QUOTE: usize = 600;
 
 /// The keys that a job file can have beside the flags.
 const FILE_KEYS: [&str; 13] = [
@@ -500,7 +531,8 @@ fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> 
     for key in table.keys() {
         if !known().any(|k| k == key) {
             let nearest = nearest(key, known()).unwrap_or_default();
-            return Err((key.clone(), format!("unknown key '{key}'; did you mean '{nearest}'?")));
+            let shown = discreet::text(key, &[], QUOTE);
+            return Err((key.clone(), format!("unknown key '{shown}'; did you mean '{nearest}'?")));
         }
     }
     Ok(())
@@ -812,6 +844,32 @@ mod tests {
         }
         for bad in ["seed = 'x'", "seed =", "[[field]]\nfrom='a'\nto='b'\ntipe='string'", "device = 'tpu'"] {
             assert_eq!(file(bad).expect_err(bad).status(), 2);
+        }
+    }
+
+    /// Whatever is wrong with a job file, what stands in it is not repeated: it may be a password.
+    #[test]
+    fn no_mistake_shows_a_secret() {
+        for text in [
+            "seed = 1\n[upload]\nsecret-access-key = 'SECRET'",
+            "seed = 1\npassword = SECRET",
+            "seed = 1\npassword = 'SECRET",
+            "seed = 1\npassword = \"SECRET\\q\"",
+            "seed = 1\nSECRET",
+            "seed = 1\nSECRET=",
+            "seed = 1\n[upload]\nconcurrency = 'SECRET'",
+            "seed = 1\n[upload]\nendpoint-url = ['SECRET']",
+            "seed = 1\n[upload]\ntarget = { key = 'SECRET' }",
+            "seed = 'SECRET' \n",
+            "seed = 1\nseed = 'SECRET'",
+            "seed = 1\n[upload]\ntoken = '''\nSECRET\n'''",
+            "seed = 1\nhf-token = 'SECRET'",
+        ] {
+            let message = file(text).expect_err(text).to_string();
+            // A key that nobody knows is named: it is no value.
+            let message = if text.ends_with("SECRET=") { message.replace("'SECRET'", "") } else { message };
+            assert!(!message.contains("SECRET") && message.contains(", line "), "{text}: {message}");
+            assert!(!message.contains('\n'), "{message}");
         }
     }
 

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 const ENDPOINT: &str = "https://huggingface.co";
 
 /// A token. It has no way to be printed.
-pub struct Token(HeaderValue);
+pub struct Token {
+    header: HeaderValue,
+    text: String,
+}
 
 /// What the environment says.
 pub struct Account {
@@ -47,7 +50,12 @@ impl Account {
 impl Token {
     /// The header that says who asks. It is marked, so that no library writes it to a log.
     pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+        self.header.clone()
+    }
+
+    /// For those who see to it that it is not printed.
+    pub fn secret(&self) -> &str {
+        &self.text
     }
 
     /// `source` says where the text is from.
@@ -56,7 +64,7 @@ impl Token {
         // The text itself is not for a message, not even if it is no token.
         let mut header = header.map_err(|_| environment(source, "what is there is no token", NO_TOKEN))?;
         header.set_sensitive(true);
-        Ok(Token(header))
+        Ok(Token { header, text: text.into() })
     }
 }
 

@@ -99,7 +99,7 @@ impl Sender<'_> {
                     | XetError::Io(_)
                     | XetError::NotFound(_)
             );
-            let failure = Failure::Lost(error.to_string());
+            let failure = Failure::Lost(self.api.quote(&error.to_string()));
             if failures >= 3 || !may_pass || self.api.wait(failures, failure, None).await.is_err() {
                 return Err(self.error(file.as_deref(), &error));
             }
@@ -143,7 +143,7 @@ impl Sender<'_> {
         };
         Error::Environment {
             subject,
-            cause: format!("the Hub's store for large files: {error}"),
+            cause: format!("the Hub's store for large files: {}", self.api.quote(&error.to_string())),
             remedy: remedy.into(),
         }
     }

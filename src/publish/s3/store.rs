@@ -41,6 +41,8 @@ pub struct Store<'a> {
     /// The bucket is named in the server's name, and the server is not Amazon's.
     names_bucket: bool,
     policy: Policy,
+    /// What no message may have in it.
+    secrets: Vec<String>,
     /// Requests that were made again.
     pub retries: AtomicU64,
     /// What the upload needs from whoever runs it.
@@ -65,8 +67,10 @@ impl<'a> Store<'a> {
         let default = Policy::default();
         let policy = Policy { attempts: attempts.unwrap_or(default.attempts).max(1), ..default };
         let client = client(&config, &options.s3, None);
+        let secrets = [Some(found.secret_access_key()), found.session_token()];
+        let secrets = secrets.into_iter().flatten().map(str::to_owned).collect();
         let names_bucket = config.endpoint_url().is_some() && !options.s3.path_style;
-        Ok(Store { client, bucket, prefix, names_bucket, policy, retries: AtomicU64::new(0), host })
+        Ok(Store { client, bucket, prefix, names_bucket, policy, secrets, retries: AtomicU64::new(0), host })
     }
 
     /// The same with the bucket in another region.
@@ -105,7 +109,7 @@ impl<'a> Store<'a> {
         loop {
             let mut failure = match tokio::time::timeout(limit, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => Failure::of(&error),
+                Ok(Err(error)) => Failure::of(&error, &self.secrets),
                 Err(_) => Failure::late(limit),
             };
             failure.names_bucket = self.names_bucket;

@@ -331,6 +331,28 @@ fn a_job_file_s_delete_is_switched_off() {
     upload(&["--no-verify=false"]).run().status(0).says(&["Verifying"]);
 }
 
+/// What a server says is shown in a line, without what it was sent and without what a terminal obeys.
+#[test]
+fn what_a_server_repeats_is_fit_to_be_printed() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let token = "SESSIONTOKENTHATNOBODYMAYSEE/+==";
+    let said = format!(
+        "Denied&#x9b;2J to {SECRET}, with\nAuthorization: AWS4-HMAC-SHA256 Credential=x, Signature=SIGNATUREOFTHIS \
+         X-Amz-Security-Token: {token} at https://me:PASSWORDOFME@host/x?X-Amz-Signature=PRESIGNATURE \u{202e}{}",
+        "and so on ".repeat(100_000)
+    );
+    let body = format!("<Error><Code>Odd&#x85;{SECRET}{}</Code><Message>{said}</Message></Error>", "x".repeat(9999));
+    let answer = Action::Answer { status: 400, headers: "content-type: application/xml\r\n".into(), body };
+    server.proxy().inject(Fault { method: "GET", part: "list-type=2".into(), after: 0, times: 1, action: answer });
+    let run = server.upload(&dir).args(["--verbose"]).env("AWS_SESSION_TOKEN", token).run().status(3);
+    let run = run.says(&["400 Odd", "Denied 2J to ***, with Authorization:", "Credential=x"]);
+    for secret in [SECRET, token, "SIGNATUREOFTHIS", "PASSWORDOFME", "PRESIGNATURE"] {
+        assert!(!run.stderr.contains(secret), "{secret}: {}", run.stderr);
+    }
+    assert!(!run.stderr.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{}", run.stderr);
+    assert!(run.stderr.lines().all(|line| line.len() < 1000), "{}", run.stderr.len());
+}
+
 /// At the defaults an upload needs little memory, whatever the size of its files.
 #[test]
 fn memory_is_bounded() {
