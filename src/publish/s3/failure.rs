@@ -172,7 +172,7 @@ impl Failure {
 }
 
 /// What to do about credentials whose time is over.
-const EXPIRED: &str = "the credentials have expired: renew them and run again";
+pub const EXPIRED: &str = "the credentials have expired: renew them and run again";
 
 /// What whoever may not do it needs.
 fn permission(doing: &str) -> String {
@@ -186,7 +186,7 @@ fn permission(doing: &str) -> String {
 }
 
 /// The innermost cause: what the layers around it add says nothing more.
-fn cause(error: &dyn std::error::Error) -> String {
+pub fn cause(error: &dyn std::error::Error) -> String {
     let (mut text, mut next) = (error.to_string(), error.source());
     while let Some(inner) = next {
         text = inner.to_string();

@@ -340,6 +340,26 @@ fn the_token_is_found_where_the_hubs_clients_look() {
     run(without("hf").env("HF_TOKEN_PATH", dir.path("gone")), 3).says(&["gone: could not read the token"]);
     dir.write("empty", "\n");
     run(without("hf").env("HF_TOKEN_PATH", dir.path("empty")), 3).says(&["empty: there is no token in it"]);
+    for (text, says) in [
+        (format!("{WRITER}\n{WRITER}\n"), "more than one line"),
+        (format!("HF_TOKEN={WRITER} x"), "a space in it"),
+        ("\u{7}".into(), "no token"),
+        ("x".repeat(1 << 20), "longer than any token"),
+    ] {
+        let path = dir.write("odd", &text);
+        run(without("hf").env("HF_TOKEN_PATH", path), 3).says(&["HF_TOKEN_PATH: ", "odd", says, "settings/tokens"]);
+        if text.len() < 1000 && text != "\u{7}" {
+            run(upload(&dir, &hub, SET, &["--dry-run"]).env("HF_TOKEN", text), 3).says(&["HF_TOKEN: ", says]);
+        }
+    }
+    run(without("hf").env("HF_TOKEN_PATH", dir.folder("folder")), 3).says(&["HF_TOKEN_PATH: ", "read the token"]);
+    run(without("hf").env("HF_TOKEN_PATH", "/dev/zero"), 3).says(&["/dev/zero", "longer than any token"]);
+    // Line ends of any system behind it.
+    for end in ["\n", "\r\n", "\n\n"] {
+        let path = dir.write("ended", format!("{WRITER}{end}"));
+        run(without("elsewhere").env("HF_TOKEN_PATH", path), 0);
+        run(upload(&dir, &hub, SET, &["--dry-run"]).env("HF_TOKEN", format!("{WRITER}{end}")), 0);
+    }
     run(without("hf").env("HF_HUB_OFFLINE", "1"), 2).says(&["HF_HUB_OFFLINE"]);
     run(without("hf").env("HF_ENDPOINT", "huggingface.co"), 2).says(&["HF_ENDPOINT"]);
     let address = hub.endpoint().replace("://", &format!("://somebody:{WRITER}@"));

@@ -353,6 +353,58 @@ fn what_a_server_repeats_is_fit_to_be_printed() {
     assert!(run.stderr.lines().all(|line| line.len() < 1000), "{}", run.stderr.len());
 }
 
+/// Credentials that are not there, not to be had or out of date: what, why, what to do, and whether to try again.
+#[test]
+fn credentials_that_cannot_be_had_are_explained() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let profile = |process: &str| format!("[profile p]\ncredential_process = {process}\n");
+    let keys = |end: &str| {
+        format!(
+            "echo '{{\"Version\": 1, \"AccessKeyId\": \"{}\", \"SecretAccessKey\": \"{SECRET}\", \
+             \"SessionToken\": \"\", \"Expiration\": \"{end}\"}}'\n",
+            s3::KEY
+        )
+    };
+    dir.write("fail.sh", "echo oh no >&2; echo password=hunter22hunter22 >&2; exit 3\n");
+    dir.write("old.sh", keys("2001-02-03T04:05:06Z"));
+    dir.write("odd.sh", "echo '{\"SecretAccessKey\": \"hunter22hunter22\"'\n");
+    for (name, config, status, says) in [
+        ("p", profile("sh fail.sh"), 3, &["credential_process", "oh no", "by hand"][..]),
+        ("p", profile("sh odd.sh"), 3, &["credential_process", "could not parse", "by hand"]),
+        ("p", profile("sh old.sh"), 3, &["out of date", "renew them"]),
+        ("p", profile("sh gone.sh"), 3, &["credential_process", "gone.sh"]),
+        ("gone", profile("sh fail.sh"), 2, &["AWS_PROFILE", "'gone'", "AWS_CONFIG_FILE"]),
+        ("p", "[profile p]\nregion = x\n".into(), 2, &["AWS_PROFILE", "'p'"]),
+        ("p", "[profile p\nregion = x\n".into(), 2, &["could not parse", "/config (AWS_CONFIG_FILE)"]),
+        ("p", "[profile p]\nsource_profile = q\nrole_arn = x\n".into(), 2, &["AWS_PROFILE", "'p'"]),
+        ("", String::new(), 3, &["there are no credentials", "AWS_PROFILE"]),
+    ] {
+        dir.write("config", config);
+        let upload = server.upload(&dir).args(["--no-verify", "--verbose"]).env("AWS_ACCESS_KEY_ID", "");
+        let upload = upload.env("AWS_SECRET_ACCESS_KEY", "").env("AWS_CONFIG_FILE", dir.path("config"));
+        let run = upload.env("AWS_PROFILE", name).run().status(status).says(&["error: "]).says(says);
+        assert!(!run.stderr.contains("hunter22"), "{}", run.stderr);
+        assert_eq!(run.stderr.lines().filter(|line| line.contains("error")).count(), 1, "{}", run.stderr);
+    }
+    assert_eq!(server.proxy().seen("", ""), 0);
+    let expired = |code: &str| Action::Answer {
+        status: 400,
+        headers: "content-type: application/xml\r\n".into(),
+        body: format!("<Error><Code>{code}</Code><Message>The provided token has expired.</Message></Error>"),
+    };
+    for (code, says) in [("ExpiredToken", "renew them"), ("InvalidToken", "AWS_SESSION_TOKEN")] {
+        let action = expired(code);
+        server.proxy().inject(Fault { method: "GET", part: "list-type=2".into(), after: 0, times: 1, action });
+        server.upload(&dir).args(["--no-verify"]).run().status(3).says(&[&server.target(), code, says]);
+    }
+    // One that works.
+    dir.write("new.sh", keys("2101-02-03T04:05:06Z"));
+    dir.write("config", profile("sh new.sh"));
+    let upload = server.upload(&dir).env("AWS_ACCESS_KEY_ID", "").env("AWS_SECRET_ACCESS_KEY", "");
+    upload.env("AWS_CONFIG_FILE", dir.path("config")).env("AWS_PROFILE", "p").run().status(0);
+    assert_published(&server, &dir);
+}
+
 /// At the defaults an upload needs little memory, whatever the size of its files.
 #[test]
 fn memory_is_bounded() {
