@@ -13,7 +13,7 @@ use crate::report::dataset::Dataset;
 use crate::select::plan::Leakage;
 use crate::write::output::FileRecord;
 use crate::write::quarantine::QuarantineFile;
-use crate::write::stage::{MANIFEST, STATS, Stage};
+use crate::write::stage::{FAILED, MANIFEST, STATS, Stage};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -174,14 +174,16 @@ fn fail(stage: Stage, files: &[FileRecord], failures: &[String], has_rejects: bo
         let path = stage.folder().join(&file.name);
         std::fs::remove_file(&path).context(&path, "remove")?;
     }
-    let failed = stage.commit_as_failed()?;
+    let failed = stage.output().join(FAILED);
     let (what, at) = if has_rejects {
         ("rejected lines are", failed.join(crate::write::quarantine::FOLDER))
     } else {
         ("statistics are", failed.join(STATS))
     };
     let at = show(&at);
-    Ok(Error::Gate(format!("{}; the earlier export is untouched, the {what} in {at}", failures.join("; "))))
+    let words = format!("{}; the earlier export is untouched, the {what} in {at}", failures.join("; "));
+    stage.commit_as_failed(&words)?;
+    Ok(Error::Gate(words))
 }
 
 /// Writes a JSON file into the stage.

@@ -52,9 +52,9 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
         return Err(Error::environment(&job.output, "there is no such folder", "check the path"));
     }
     let mut stage = Stage::open(&job.output)?;
-    if stage.is_used_up() && !part::folder(stage.output()).exists() {
+    if let Some(words) = stage.used_up()?.filter(|_| !part::folder(stage.output()).exists()) {
         // A merge that was killed behind its commit: there is nothing left to do.
-        let report = finished(&stage)?;
+        let report = if words.is_empty() { finished(&stage)? } else { return Err(failed_again(&stage, words)?) };
         stage.forget_used_up()?;
         return Ok(report);
     }
@@ -82,6 +82,13 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
     stop.check()?;
     let whole = Whole { tally, files, quarantine, inputs: set.counted(), leakage, warnings };
     conclude(stage, &config, &shards, whole)
+}
+
+/// The failure of a gate that an earlier merge did not come to tell.
+fn failed_again(stage: &Stage, words: String) -> Result<Error> {
+    tracing::info!("An earlier merge was killed when a gate had failed; there are no parts left");
+    stage.forget_used_up()?;
+    Ok(Error::Gate(words))
 }
 
 /// The report of an export that is there.

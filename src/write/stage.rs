@@ -30,8 +30,9 @@ const STAGE: &str = ".colophon-stage";
 const JOURNAL: &str = ".colophon-commit.json";
 const JOURNAL_DRAFT: &str = ".colophon-commit.draft";
 const PROBE: &str = ".colophon-probe";
-/// Says that what the export was made from is used up. It comes with the commit and goes when all is done, so that a
-/// run that was killed between is known to have nothing left to do.
+/// Says that what the export was made from is used up, and by which words a gate failed if one did. It comes with the
+/// commit, or before the rest goes if a gate failed, and itself goes when all is done, so that a run that was killed
+/// between is known to have nothing left to do.
 const USED_UP: &str = ".colophon-used-up";
 /// Within the stage: what its run knows it by, with a random number behind.
 const OWNER: &str = ".colophon-owner.";
@@ -107,9 +108,17 @@ impl Stage {
         exported_entries(&self.output).contains(name)
     }
 
-    /// Whether a run was killed when its export was there and what that was made from was gone.
-    pub fn is_used_up(&self) -> bool {
-        self.output.join(USED_UP).exists()
+    /// Whether a run was killed when it had come to its end and what it worked on was gone: if a gate failed, by which
+    /// words, and if the export is there, without any.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn used_up(&self) -> Result<Option<String>> {
+        let path = self.output.join(USED_UP);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            words => words.context(&path, "read").map(Some),
+        }
     }
 
     /// Forgets about that run.
@@ -148,11 +157,12 @@ impl Stage {
         self.forget_used_up()
     }
 
-    /// Puts the stage's entries under `failed/` in the output folder instead.
+    /// Puts the stage's entries under `failed/` in the output folder instead. `words` say which gate failed, for a run
+    /// that is started again.
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn commit_as_failed(mut self) -> Result<PathBuf> {
+    pub fn commit_as_failed(mut self, words: &str) -> Result<()> {
         self.prepare(false)?;
         self.used_up.iter().try_for_each(|used| (used.check)())?;
         let failed = self.output.join(FAILED);
@@ -168,12 +178,25 @@ impl Stage {
         sync_folder(&self.output)?;
         self.done = true;
         let aside = self.output.join(STAGE);
+        if !self.used_up.is_empty() {
+            self.note_failure(&aside, words)?;
+        }
         // What failed is there, and is what the run came to.
         for used in &self.used_up {
             set_aside(&self.output.join(&used.name), &aside).unwrap_or_else(|error| tracing::warn!("{error}"));
         }
         clear_away(&aside).unwrap_or_else(|error| tracing::warn!("{error}"));
-        Ok(failed)
+        self.forget_used_up()
+    }
+
+    /// Says by which words a gate failed, before what would fail it again is gone.
+    fn note_failure(&self, aside: &Path, words: &str) -> Result<()> {
+        fs::create_dir_all(aside).context(aside, "make the folder")?;
+        let (draft, path) = (aside.join(USED_UP), self.output.join(USED_UP));
+        fs::write(&draft, words).context(&draft, "write")?;
+        File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
+        fs::rename(&draft, &path).context(&path, "put in place")?;
+        sync_folder(&self.output)
     }
 
     /// Makes the stage as it will be the output: on the disk, and without the mark, which has to be there.
@@ -685,7 +708,7 @@ mod tests {
             fs::remove_file(output.join(LOCK)).expect("remove");
             let second = Stage::open(&output).expect("stage");
             fs::write(second.folder().join("a.jsonl"), "2").expect("write");
-            let error = if is_failed { first.commit_as_failed().map(|_| ()) } else { first.commit() };
+            let error = if is_failed { first.commit_as_failed("") } else { first.commit() };
             assert_eq!(error.expect_err("taken over").status(), 3);
             assert!(second.folder().join("a.jsonl").exists());
             drop(second);

@@ -918,6 +918,55 @@ fn a_merge_that_died_behind_its_commit_was_done() {
     assert_same(&export, &dir.snapshot("out").without("notes.txt"), "the export");
 }
 
+/// A merge that died when a gate had failed and the parts were gone fails again, by the same words.
+#[test]
+fn a_gate_that_failed_is_told_again() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(50));
+    // Many files, which take their time to go.
+    for shard in 0..700 {
+        dir.write(format!("in/{shard}.jsonl"), "bad\n");
+    }
+    dir.export().args(["--sample", "0.5", "--max-reject-ratio", "1", "--no-card"]).run().status(0);
+    worker(&dir, 0, 1, &["--no-card"]).run().status(0);
+    fs::rename(dir.path("out"), dir.path("ready")).expect("rename");
+    let restore = || {
+        let _ = fs::remove_dir_all(dir.path("out"));
+        copy(&dir, "ready", "out");
+    };
+    let error = |run: Finished| run.stderr.lines().find(|line| line.starts_with("error")).map(String::from);
+    restore();
+    let expected = error(merge(&dir).run().status(1));
+    let failed = dir.snapshot("out");
+    let mut met = 0;
+    for _ in 0..40 {
+        restore();
+        let mut run = merge(&dir).spawn();
+        let _ = run.until_or_end(|| !dir.path("out/parts").exists());
+        run.signal(Signal::KILL);
+        let _ = run.wait();
+        let is_met = dir.path("out/.colophon-used-up").exists();
+        if is_met {
+            // It is the parts that count where there are some.
+            assert!(!dir.path("out/parts").exists());
+            let again = merge(&dir).run().status(1).says(&["killed when a gate had failed"]);
+            assert_eq!(error(again), expected);
+            assert_same(&failed, &dir.snapshot("out"), "what failed");
+            merge(&dir).run().status(3).says(&["no parts"]);
+            met += 1;
+        }
+        if met == 3 {
+            break;
+        }
+    }
+    assert!(met > 0, "no merge was met behind its failure");
+    // What such a merge left says nothing of the next one.
+    restore();
+    dir.write("out/.colophon-used-up", "other words");
+    assert_eq!(error(merge(&dir).run().status(1)), expected);
+    assert_same(&failed, &dir.snapshot("out"), "what failed");
+}
+
 /// When to kill a process: at a moment of chance, or as soon as something can be seen of what it does.
 fn kill(mut run: Running, dir: &Dir, dice: &mut Dice, time: Duration, signs: &[&dyn Fn() -> bool]) {
     match dice.below(signs.len() + 2) {
