@@ -622,6 +622,37 @@ fn the_first_worker_s_day_counts() {
     assert_eq!(dir.names("out/parts"), ["00000-of-00001"]);
 }
 
+/// The day stays when a worker stops, as another may have taken it for its own already.
+#[test]
+fn the_day_of_a_stopped_worker_counts() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::large(16));
+    let export = |share: &str| {
+        let args = ["export", "--input-dir", "in", "--output-dir", "out", "--worker", share];
+        dir.colophon(args)
+    };
+    let run = Running::held_while_reading(
+        || {
+            let _ = fs::remove_dir_all(dir.path("out"));
+            export("0/2").args(SLOW).spawn()
+        },
+        "in/a.jsonl",
+        |_| in_the_making(&dir, FIRST).is_some_and(|bytes| bytes > 0),
+    );
+    run.signal(Signal::TERM);
+    run.resume();
+    run.wait().status(143);
+    assert_eq!(dir.names("out/parts"), ["day"]);
+    // It was long ago.
+    dir.write("out/parts/day", "2001-02-03\n");
+    export("0/2").run().status(0);
+    export("1/2").run().status(0);
+    merge(&dir).run().status(0);
+    let date = &dir.json("out/manifest.json")["configuration"]["constants"]["metadata.curation_date"];
+    assert_eq!(*date, Value::from("2001-02-03"));
+    assert!(!dir.path("out/parts").exists());
+}
+
 // ---- At once
 
 #[test]
