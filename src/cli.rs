@@ -445,6 +445,7 @@ fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome
     args.check_for_workers()?;
     let config = |day: &str| ExportConfig::new(args.clone(), day);
     let mut config_of_worker = config(&today())?;
+    worker::refuse(&config_of_worker)?;
     // Workers may start on different days.
     if config("")?.to_json() != config_of_worker.to_json() {
         config_of_worker = config(&part::day(&config_of_worker.output, &today())?)?;

@@ -8,7 +8,7 @@ mod lines;
 mod texts;
 
 use super::collect::Unknowns;
-use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
+use super::conclude::{Report, Tally, Whole, conclude, refuse_obstacles};
 use super::memory;
 use super::plan;
 use super::scheduler::Progress;
@@ -60,7 +60,7 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
     }
     let mut set = Set::read(stage.output(), job.input.as_deref())?;
     let config = set.config(job)?;
-    refuse_to_lose_a_card(&stage, config.about.is_some())?;
+    refuse_obstacles(stage.output(), &config)?;
     let (output, sealed) = (stage.output().to_owned(), std::mem::take(&mut set.sealed));
     // A worker may publish a part at any moment: what was not merged must not disappear.
     stage.use_up(part::FOLDER, move || part::check_unchanged(&output, &sealed));

@@ -103,11 +103,6 @@ impl Stage {
         &self.output
     }
 
-    /// Whether the earlier export has an entry of this name, which this one will replace or remove.
-    pub fn is_exported(&self, name: &str) -> bool {
-        exported_entries(&self.output).contains(name)
-    }
-
     /// Whether a run was killed when it had come to its end and what it worked on was gone: if a gate failed, by which
     /// words, and if the export is there, without any.
     ///
@@ -450,8 +445,36 @@ pub fn refuse_interrupted(folder: &Path) -> Result<()> {
     ))
 }
 
+/// Whether the export in a folder has an entry of this name, which the next one will replace or remove.
+pub fn is_exported(output: &Path, name: &str) -> bool {
+    exported_entries(output).contains(name)
+}
+
+/// Fails if a folder that is not the export's has a name that the export needs for a file.
+///
+/// # Errors
+/// [`Error::Usage`], naming it; [`Error::Environment`] if the output folder cannot be read.
+pub fn refuse_folders(output: &Path, is_needed: impl Fn(&str) -> bool) -> Result<()> {
+    if !output.exists() {
+        return Ok(());
+    }
+    let exported = exported_entries(output);
+    let stands = |name: &String| is_needed(name) && !exported.contains(name) && output.join(name).is_dir();
+    match entries(output)?.into_iter().find(stands) {
+        None => Ok(()),
+        Some(name) => Err(Error::Usage(format!(
+            "{} is a folder that is not the export's, and stands where a file of it belongs: move it elsewhere, or \
+             choose another output folder",
+            show(&output.join(name))
+        ))),
+    }
+}
+
 /// The export replaces what the manifest names; one that is not its own it must not heed, nor replace.
-fn refuse_foreign_manifest(output: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn refuse_foreign_manifest(output: &Path) -> Result<()> {
     if output.join(MANIFEST).exists() && own_manifest(output).is_none() {
         let output = show(output);
         return Err(Error::Usage(format!(

@@ -273,14 +273,44 @@ fn a_failed_gate_is_that_of_one_run() {
 fn a_card_that_people_wrote_is_not_replaced() {
     let dir = Dir::new();
     dir.write("in/a.jsonl", corpus::documents(9));
-    dir.write("out/README.md", "mine");
     worker(&dir, 0, 1, &[]).run().status(0);
+    dir.write("out/README.md", "mine");
     merge(&dir).run().status(2).says(&["README.md"]);
     fs::remove_file(dir.path("out/README.md")).expect("remove");
     merge(&dir).run().status(0);
 }
 
 // ---- Refusals
+
+/// What the export will stumble over is said at once to whoever begins, and not when all have done their work.
+#[test]
+fn what_is_in_the_way_is_said_before_the_work() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    for (path, name) in [
+        ("manifest.json", "manifest.json"),
+        ("README.md", "README.md"),
+        ("train.jsonl/mine", "train.jsonl"),
+        ("test-00000-of-00002.jsonl.zst/mine", "test-00000-of-00002.jsonl.zst"),
+        ("dataset_stats.json/mine", "dataset_stats.json"),
+        ("lengths.svg/mine", "lengths.svg"),
+    ] {
+        dir.write(format!("out/{path}"), "mine");
+        worker(&dir, 0, 2, &[]).run().status(2).says(&[name]);
+        // This one needs a day, which it does not come to leave.
+        let args = ["export", "--input-dir", "in", "--output-dir", "out", "--worker", "1/2"];
+        dir.colophon(args).run().status(2).says(&[name]);
+        dir.export().run().status(2).says(&[name]);
+        assert_eq!(dir.names("out"), [name]);
+        fs::remove_dir_all(dir.path("out")).expect("remove");
+    }
+    // What is in nobody's way.
+    dir.write("out/README.md", "mine");
+    dir.write("out/training.jsonl/mine", "mine");
+    worker(&dir, 0, 1, &["--no-card"]).run().status(0);
+    merge(&dir).run().status(0);
+    assert_eq!(dir.text("out/README.md"), "mine");
+}
 
 /// What needs the whole corpus ends at once, and names the flag.
 #[test]
