@@ -68,6 +68,7 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
     let tally = set.tally(&config);
     let spill = Spill::new(stage.folder(), job.memory_limit.unwrap_or_else(memory::default_limit));
     let leakage = texts::leakage(&set, &spill, config.run.threads, stop)?;
+    progress.reject_all(&tally.rejects);
     let warnings = tally.unknowns.warnings(&config.selection);
     let quarantine = quarantine(&set, &shards, stage.folder(), stop)?;
     let splits = config.selection.splits.names();

@@ -97,6 +97,24 @@ fn a_failed_gate_and_a_refused_option_are_in_the_file() {
     assert_values(&values(&dir.text("m.prom")), &[("exit_status", 2.0), ("running", 0.0)]);
 }
 
+/// A merge scans no line, but has the rejected ones to tell of, whatever comes of it.
+#[test]
+fn a_merge_counts_rejects_too() {
+    let dir = with_rejects();
+    for (ratio, status) in [("1", 0), ("0", 1)] {
+        for share in ["0/2", "1/2"] {
+            dir.export().args(["--max-reject-ratio", ratio, "--worker", share]).run().status(0);
+        }
+        dir.colophon(["merge", "--output-dir", "out", "--metrics-file", "m.prom"]).run().status(status);
+        let expected = [
+            ("rejected_lines_total{reason=\"invalid_json\"}", 2.0),
+            ("rejected_lines_total{reason=\"not_object\"}", 1.0),
+            ("exit_status", f64::from(status)),
+        ];
+        assert_values(&values(&dir.text("m.prom")), &expected);
+    }
+}
+
 #[test]
 fn validation_and_statistics_count_rejects_too() {
     let dir = with_rejects();
