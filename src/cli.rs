@@ -20,7 +20,7 @@ use crate::report::progress::Display;
 use crate::report::{self, devices, progress, summary, text};
 use crate::write::part;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -44,7 +44,7 @@ pub struct Cli {
     command: Command,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Messages and results")]
 struct Global {
     /// Print the result as JSON
@@ -253,21 +253,25 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors. Nothing can be done if they cannot be printed.
-            let _ = error.print();
-            return if error.use_stderr() { 2 } else { 0 };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return 0;
+            }
+            return refuse(&error);
         }
     };
     let (file, failure) = match cli.job().map(JobFile::read).transpose() {
         Ok(file) => (file.unwrap_or_default(), None),
-        Err(error) => (JobFile::default(), Some(error)),
+        // Where its failure is to be told, it may say all the same.
+        Err(error) => (JobFile::of_messages(cli.job()), Some(error)),
     };
     let mut global = cli.global.or(&file);
     start_log(&global);
     warn_of_unknown_variables();
-    let outcome = failure.map_or(Ok(()), Err).and_then(|()| {
-        global.metrics = Metrics::start(cli.command.name(), global.metrics_file.as_deref(), global.metrics_addr)?;
-        run(&cli.command, &global, file)
-    });
+    // A page that an earlier run left must not stand for this one, however early it fails.
+    let metrics = Metrics::start(cli.command.name(), global.metrics_file.as_deref(), global.metrics_addr);
+    let metrics = metrics.map(|metrics| global.metrics = metrics);
+    let outcome = failure.map_or(Ok(()), Err).and(metrics).and_then(|()| run(&cli.command, &global, file));
     let outcome = outcome.and_then(|outcome| outcome.print(&global).map(|()| outcome.sound));
     let status = match outcome {
         Ok(sound) => u8::from(!sound),
@@ -278,6 +282,29 @@ pub fn main() -> u8 {
     };
     global.metrics.end(status);
     status
+}
+
+/// Says what is wrong with the command line, where and how it asks for messages; gives the exit status.
+fn refuse(error: &clap::Error) -> u8 {
+    const STATUS: u8 = 2;
+    let format = config::said("log-format", |text| LogFormat::from_str(text, true).ok());
+    match format {
+        Some(LogFormat::Json) => {
+            let text = error.render().to_string();
+            let message = text.trim().trim_start_matches("error: ");
+            start_log(&Global { log_format: format, ..Global::default() });
+            tracing::error!(status = STATUS, "{message}");
+        }
+        Some(LogFormat::Text) | None => drop(error.print()),
+    }
+    // A page that an earlier run left must not stand for this one.
+    let file = config::said("metrics-file", |text| Some(PathBuf::from(text)));
+    let names = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>();
+    let command = std::env::args().skip(1).find(|arg| names.contains(arg)).unwrap_or_default();
+    if let Ok(metrics) = Metrics::start(&command, file.as_deref(), None) {
+        metrics.end(STATUS);
+    }
+    STATUS
 }
 
 fn start_log(global: &Global) {

@@ -506,6 +506,17 @@ fn known_keys() -> Vec<String> {
 /// Characters of a message about a job file.
 const QUOTE: usize = 600;
 
+impl JobFile {
+    /// What a file that cannot be used says about messages, as far as that can be read.
+    pub fn of_messages(path: Option<&Path>) -> JobFile {
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let mut messages: Messages = toml::from_str(&text).unwrap_or_default();
+        // There will be nobody to ask it.
+        messages.metrics_addr = None;
+        JobFile { messages, ..JobFile::default() }
+    }
+}
+
 /// The keys that a job file can have beside the flags.
 const FILE_KEYS: [&str; 13] = [
     "field",
@@ -794,6 +805,20 @@ fn switch(arg: clap::Arg) -> clap::Arg {
     let arg = arg.value_parser(clap::builder::BoolishValueParser::new()).value_name("BOOL");
     // Only behind `=`: what follows such an option has always been something else.
     arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
+}
+
+/// What the command line or the environment says for an option that has a value, where neither can be parsed as a whole.
+pub fn said<T>(name: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let flag = format!("--{name}");
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let after = |(place, arg): (usize, &String)| match arg.strip_prefix(&flag) {
+        Some("") => args.get(place + 1).cloned(),
+        Some(rest) => rest.strip_prefix('=').map(str::to_owned),
+        None => None,
+    };
+    let flags: Vec<String> = args.iter().enumerate().filter_map(after).collect();
+    let variable = std::env::var(format!("COLOPHON_{}", name.replace('-', "_").to_uppercase()));
+    flags.iter().rev().chain(&variable.ok()).filter(|text| !text.is_empty()).find_map(|text| read(text))
 }
 
 const ENVIRONMENT: &str = "Every option can be given in the environment: --input-dir as COLOPHON_INPUT_DIR, and so on.";

@@ -443,6 +443,35 @@ fn mistakes_in_a_job_file_are_named() {
     dir.export().args(["--job", "job.toml"]).run().says(&["job.toml", "UTF-8"]);
 }
 
+/// A container's log has an object a line, also where the command line is wrong.
+#[test]
+fn mistakes_on_the_command_line_are_json_where_that_is_asked_for() {
+    let dir = Dir::new();
+    let says = |args: &[&str], format: &str| {
+        let run = dir.colophon(args).env("COLOPHON_LOG_FORMAT", format).run().status(2);
+        assert_eq!(run.stdout, "");
+        run.stderr
+    };
+    for (args, format) in [
+        (&["export", "--sede", "7", "--log-format", "json"][..], ""),
+        (&["--log-format=json", "export", "--sede", "7"], "text"),
+        (&["export", "--sede", "7"], "json"),
+        (&["export", "--threads", "--sede"], "json"),
+    ] {
+        let line: Value = serde_json::from_str(&says(args, format)).expect("one JSON object");
+        assert_eq!((&line["level"], &line["status"]), (&json!("ERROR"), &json!(2)));
+        let message = line["message"].as_str().expect("a message");
+        assert!(message.contains("--sede") && message.contains("Usage: colophon export"), "{message}");
+    }
+    for (args, format) in
+        [(&["export", "--sede", "7"][..], ""), (&["export", "--sede", "7", "--log-format", "text"], "json")]
+    {
+        assert!(says(args, format).starts_with("error: unexpected argument '--sede'"));
+    }
+    let help = dir.colophon(["export", "--help", "--log-format", "json"]).run().status(0);
+    assert!(help.stdout.contains("Usage: colophon export") && help.stderr.is_empty());
+}
+
 /// Section 1: every flag can stand in a job file, those that are not about the export alone too.
 #[test]
 fn a_job_file_can_say_how_to_log() {
