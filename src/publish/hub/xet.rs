@@ -128,7 +128,10 @@ impl Sender<'_> {
             if let Ok(report) = tokio::time::timeout(GLANCE, work.as_mut()).await {
                 return report.map(|report| report.dedup_metrics.total_bytes_uploaded);
             }
-            let arrived = commit.progress().total_bytes_completed;
+            // What is read is soon packed, and then waits for its turn on the network.
+            let report = commit.progress();
+            let waiting = report.total_transfer_bytes.saturating_sub(report.total_transfer_bytes_completed);
+            let arrived = report.total_bytes_completed.saturating_sub(waiting);
             (self.host.sent)(arrived.saturating_sub(*told));
             *told = arrived.max(*told);
         }
