@@ -3,7 +3,8 @@
 
     cargo build --release
     python3 -m venv VENV && VENV/bin/pip install -r tests/oracle/requirements-upload.txt
-    PATH=VENV/bin:$PATH python3 benches/upload.py --server 'COMMAND' --work SCRATCH_DIR [--mebibytes 1024] [--rounds 5]
+    PATH=VENV/bin:$PATH python3 benches/upload.py --server 'COMMAND' --work SCRATCH_DIR [--mebibytes 1024 | --input DIR]
+        [--rounds 5]
 
 COMMAND starts an S3 server on 127.0.0.1:PORT that keeps its files in ROOT, both of which the script puts in, and accepts
 the credentials `key` and `secret`; such as
@@ -11,7 +12,8 @@ the credentials `key` and `secret`; such as
     s3s-fs --host 127.0.0.1 --port {port} --access-key key --secret-key secret {root}
 
 (`cargo install s3s-fs --features binary`). The bucket is a folder that the script makes in ROOT. SCRATCH_DIR, best on a
-memory file system, needs room for about four times the corpus.
+memory file system, needs room for about four times the corpus. The corpus is made up, unless --input names a folder with
+documents to export.
 
 The plain PUT is the server's own limit: as many threads as the others have requests under way send the same requests,
 signed as theirs, with bodies and hashes that lie in memory before the clock starts. Rounds go A B C, A B C; every
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--colophon", default=ROOT / "target/release/colophon", type=pathlib.Path)
     parser.add_argument("--mebibytes", default=1024, type=int)
+    parser.add_argument("--input", type=pathlib.Path)
     parser.add_argument("--rounds", default=5, type=int)
     arguments = parser.parse_args()
     with socket.socket() as free:
@@ -137,14 +140,16 @@ def main() -> None:
                       AWS_CONFIG_FILE="/nonexistent", AWS_SHARED_CREDENTIALS_FILE="/nonexistent")
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = pathlib.Path(folder)
-        (work / "in").mkdir()
+        input_ = arguments.input or work / "in"
         root, out, log = work / "root", work / "out", work / "log.txt"
         (root / BUCKET).mkdir(parents=True)
-        corpus(work / "in" / "a.jsonl", arguments.mebibytes)
+        if not arguments.input:
+            input_.mkdir()
+            corpus(input_ / "a.jsonl", arguments.mebibytes)
         colophon = str(arguments.colophon.resolve())
-        subprocess.run([colophon, "--quiet", "export", "--input-dir", work / "in", "--output-dir", out], check=True,
+        subprocess.run([colophon, "--quiet", "export", "--input-dir", input_, "--output-dir", out], check=True,
                        stdout=subprocess.DEVNULL)
-        shutil.rmtree(work / "in")
+        shutil.rmtree(work / "in", ignore_errors=True)
         bytes_ = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         command = shlex.split(arguments.server.format(port=port, root=root))
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

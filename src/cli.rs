@@ -21,7 +21,7 @@ use crate::report::{self, devices, progress, summary, text};
 use crate::scan::engine::Engine;
 use crate::write::part;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -46,24 +46,24 @@ pub struct Cli {
     command: Command,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Messages and results")]
 struct Global {
     /// Print the result as JSON
-    #[arg(long, global = true, env = "COLOPHON_JSON", value_parser = clap::builder::FalseyValueParser::new())]
-    json: bool,
+    #[arg(long, global = true, env = "COLOPHON_JSON")]
+    json: Option<bool>,
 
     /// How to write progress and messages [default: text]
     #[arg(long, global = true, env = "COLOPHON_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 
     /// No progress, no messages but warnings and errors
-    #[arg(long, short, global = true, env = "COLOPHON_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
-    quiet: bool,
+    #[arg(long, short, global = true, env = "COLOPHON_QUIET")]
+    quiet: Option<bool>,
 
     /// More messages
-    #[arg(long, short, global = true, env = "COLOPHON_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
-    verbose: bool,
+    #[arg(long, short, global = true, env = "COLOPHON_VERBOSE")]
+    verbose: Option<bool>,
 
     /// Write figures for Prometheus to this file, every two seconds and at the end
     #[arg(long, global = true, env = "COLOPHON_METRICS_FILE", value_name = "FILE")]
@@ -96,10 +96,10 @@ impl Global {
     /// Takes from the job file what is not given here.
     fn or(&self, file: &JobFile) -> Global {
         Global {
-            json: self.json || file.messages.json,
+            json: self.json.or(file.messages.json),
             log_format: self.log_format.or(file.messages.log_format),
-            quiet: self.quiet || file.messages.quiet,
-            verbose: self.verbose || file.messages.verbose,
+            quiet: self.quiet.or(file.messages.quiet),
+            verbose: self.verbose.or(file.messages.verbose),
             metrics_file: self.metrics_file.clone().or_else(|| file.messages.metrics_file.clone()),
             metrics_addr: self.metrics_addr.or(file.messages.metrics_addr),
             metrics: self.metrics.clone(),
@@ -109,7 +109,7 @@ impl Global {
     /// Runs `job`, which is to process `total` bytes if that is known, and tells meanwhile how far it has come.
     fn watch<T>(&self, progress: &Progress, total: Option<u64>, job: impl FnOnce() -> T) -> T {
         let display = match (self.quiet, self.log_format) {
-            (true, _) => Display::None,
+            (Some(true), _) => Display::None,
             (_, Some(LogFormat::Json)) => Display::Lines,
             _ if io::stderr().is_terminal() => Display::Bar,
             _ => Display::Lines,
@@ -257,21 +257,25 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors. Nothing can be done if they cannot be printed.
-            let _ = error.print();
-            return if error.use_stderr() { 2 } else { 0 };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return 0;
+            }
+            return refuse(&error);
         }
     };
     let (file, failure) = match cli.job().map(JobFile::read).transpose() {
         Ok(file) => (file.unwrap_or_default(), None),
-        Err(error) => (JobFile::default(), Some(error)),
+        // Where its failure is to be told, it may say all the same.
+        Err(error) => (JobFile::of_messages(cli.job()), Some(error)),
     };
     let mut global = cli.global.or(&file);
     start_log(&global);
     warn_of_unknown_variables();
-    let outcome = failure.map_or(Ok(()), Err).and_then(|()| {
-        global.metrics = Metrics::start(cli.command.name(), global.metrics_file.as_deref(), global.metrics_addr)?;
-        run(&cli.command, &global, file)
-    });
+    // A page that an earlier run left must not stand for this one, however early it fails.
+    let metrics = Metrics::start(cli.command.name(), global.metrics_file.as_deref(), global.metrics_addr);
+    let metrics = metrics.map(|metrics| global.metrics = metrics);
+    let outcome = failure.map_or(Ok(()), Err).and(metrics).and_then(|()| run(&cli.command, &global, file));
     let outcome = outcome.and_then(|outcome| outcome.print(&global).map(|()| outcome.sound));
     let status = match outcome {
         Ok(sound) => u8::from(!sound),
@@ -284,10 +288,33 @@ pub fn main() -> u8 {
     status
 }
 
+/// Says what is wrong with the command line, where and how it asks for messages; gives the exit status.
+fn refuse(error: &clap::Error) -> u8 {
+    const STATUS: u8 = 2;
+    let format = config::said("log-format", |text| LogFormat::from_str(text, true).ok());
+    match format {
+        Some(LogFormat::Json) => {
+            let text = error.render().to_string();
+            let message = text.trim().trim_start_matches("error: ");
+            start_log(&Global { log_format: format, ..Global::default() });
+            tracing::error!(status = STATUS, "{message}");
+        }
+        Some(LogFormat::Text) | None => drop(error.print()),
+    }
+    // A page that an earlier run left must not stand for this one.
+    let file = config::said("metrics-file", |text| Some(PathBuf::from(text)));
+    let names = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>();
+    let command = std::env::args().skip(1).find(|arg| names.contains(arg)).unwrap_or_default();
+    if let Ok(metrics) = Metrics::start(&command, file.as_deref(), None) {
+        metrics.end(STATUS);
+    }
+    STATUS
+}
+
 fn start_log(global: &Global) {
     let level = match (global.quiet, global.verbose) {
-        (true, _) => tracing::Level::WARN,
-        (_, true) => tracing::Level::DEBUG,
+        (Some(true), _) => tracing::Level::WARN,
+        (_, Some(true)) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(|| Unread).with_target(false);
@@ -389,7 +416,7 @@ impl Outcome {
     /// Prints the result to standard output.
     fn print(&self, global: &Global) -> Result<()> {
         let json;
-        let text = if global.json {
+        let text = if global.json == Some(true) {
             // A container's log has both streams in it: what reads a JSON object a line reads this one, too.
             json = match global.log_format {
                 Some(LogFormat::Json) => format!("{}\n", self.json),
@@ -449,6 +476,7 @@ fn run_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome
     args.check_for_worker(share)?;
     let config = |day: &str| ExportConfig::new(args.clone(), day);
     let mut config_of_worker = config(&today())?;
+    worker::refuse(&config_of_worker)?;
     // Workers may start on different days.
     if config("")?.to_json() != config_of_worker.to_json() {
         config_of_worker = config(&part::day(&config_of_worker.output, &today())?)?;

@@ -11,6 +11,7 @@ use crate::domain::selection::Selection;
 use crate::domain::share::Share;
 use crate::domain::split::Splits;
 use crate::error::{Error, Result, show};
+use crate::publish::discreet;
 use crate::write::output::Compression;
 use card::CardArgs;
 use clap::builder::FalseyValueParser;
@@ -458,13 +459,13 @@ struct Steps {
 #[serde(rename_all = "kebab-case", default)]
 pub struct Messages {
     /// `--json`.
-    pub json: bool,
+    pub json: Option<bool>,
     /// `--log-format`.
     pub log_format: Option<LogFormat>,
     /// `--quiet`.
-    pub quiet: bool,
+    pub quiet: Option<bool>,
     /// `--verbose`.
-    pub verbose: bool,
+    pub verbose: Option<bool>,
     /// `--metrics-file`.
     pub metrics_file: Option<PathBuf>,
     /// `--metrics-addr`.
@@ -479,20 +480,61 @@ impl JobFile {
     pub fn read(path: &Path) -> Result<JobFile> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::Usage(format!("{}: could not read the job file: {e}", show(path))))?;
-        let usage = |message: &str| Error::Usage(format!("{}: {}", show(path), message.trim_end()));
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| usage(&e.to_string()))?;
-        check_keys(&table).map_err(|(key, message)| match line_of(&text, &key) {
-            Some(line) => Error::Usage(format!("{}, line {line}: {message}", show(path))),
-            None => usage(&message),
-        })?;
+        let usage = |line: Option<usize>, message: &str| {
+            let line = line.map(|line| format!(", line {line}")).unwrap_or_default();
+            Error::Usage(format!("{}{line}: {message}", show(path)))
+        };
+        let wrong =
+            |error: toml::de::Error| usage(error.span().map(|at| line_at(&text, at.start)), &described(&error, &text));
+        let table: toml::Table = text.parse().map_err(wrong)?;
+        check_keys(&table).map_err(|(key, message)| usage(line_of(&text, &key), &message))?;
         // Several readings of one text, as flattening would lose the line of a wrong value.
-        let messages = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let run = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let select = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let card = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let Steps { upload, summary } = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
-        let args: ExportArgs = toml::from_str(&text).map_err(|e| usage(&e.to_string()))?;
+        let messages = toml::from_str(&text).map_err(wrong)?;
+        let run = toml::from_str(&text).map_err(wrong)?;
+        let select = toml::from_str(&text).map_err(wrong)?;
+        let card = toml::from_str(&text).map_err(wrong)?;
+        let Steps { upload, summary } = toml::from_str(&text).map_err(wrong)?;
+        let args: ExportArgs = toml::from_str(&text).map_err(wrong)?;
         Ok(JobFile { export: ExportArgs { run, select, card, ..args }, messages, upload, summary })
+    }
+}
+
+/// The line, from 1, of a byte of a text.
+fn line_at(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// What is wrong with a job file, without what stands there: somebody may have written a password.
+fn described(error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().and_then(|at| text.lines().nth(line_at(text, at.start) - 1)).unwrap_or_default();
+    let key = line.split_once('=').map(|(key, _)| key.trim()).unwrap_or_default();
+    let key = if known_keys().iter().any(|known| known == key) { format!("{key}: ") } else { String::new() };
+    let message = match error.message().split_once("string \"").map(|(before, rest)| (before, rest.rsplit_once('"'))) {
+        Some((before, Some((_, after)))) => format!("{before}string{after}"),
+        _ => error.message().to_owned(),
+    };
+    discreet::text(&format!("{key}{message}"), &[], QUOTE)
+}
+
+/// Every key that a job file can have, in any table.
+fn known_keys() -> Vec<String> {
+    let command = UploadArgs::augment_args(ExportArgs::augment_args(clap::Command::new("run")));
+    let flags = command.get_arguments().filter_map(|arg| arg.get_long().map(String::from));
+    let others = ["target", "data-dir", "from", "to", "type", "required", "min", "max", "in", "not_in"];
+    flags.chain(FILE_KEYS.into_iter().chain(others).map(String::from)).collect()
+}
+
+/// Characters of a message about a job file.
+const QUOTE: usize = 600;
+
+impl JobFile {
+    /// What a file that cannot be used says about messages, as far as that can be read.
+    pub fn of_messages(path: Option<&Path>) -> JobFile {
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let mut messages: Messages = toml::from_str(&text).unwrap_or_default();
+        // There will be nobody to ask it.
+        messages.metrics_addr = None;
+        JobFile { messages, ..JobFile::default() }
     }
 }
 
@@ -521,7 +563,8 @@ fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> 
     for key in table.keys() {
         if !known().any(|k| k == key) {
             let nearest = nearest(key, known()).unwrap_or_default();
-            return Err((key.clone(), format!("unknown key '{key}'; did you mean '{nearest}'?")));
+            let shown = discreet::text(key, &[], QUOTE);
+            return Err((key.clone(), format!("unknown key '{shown}'; did you mean '{nearest}'?")));
         }
     }
     Ok(())
@@ -778,11 +821,40 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> std::result::Result<T, cla
     // An empty variable is one that is not set: manifests often leave them so.
     let is_empty =
         |arg: &clap::Arg| arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|v| v.is_empty()));
-    let option =
-        |arg: clap::Arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg.hide_env(true) };
+    let option = |arg: clap::Arg| {
+        let arg = if is_switch(&arg) { switch(arg) } else { arg };
+        if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg.hide_env(true) }
+    };
     let terse = |command: clap::Command| command.mut_args(option).after_help(ENVIRONMENT);
     let command = terse(T::command()).mut_subcommands(terse);
     T::from_arg_matches(&command.try_get_matches()?)
+}
+
+/// Whether an option is on or off.
+fn is_switch(arg: &clap::Arg) -> bool {
+    arg.get_value_parser().type_id() == clap::builder::ValueParser::bool().type_id()
+}
+
+/// Lets an option that is on or off be named alone, and be switched off wherever it can be switched on: `--delete=false`
+/// beats `COLOPHON_DELETE=true`, and `COLOPHON_DELETE=0` beats `delete = true` in the file. What is neither is refused.
+fn switch(arg: clap::Arg) -> clap::Arg {
+    let arg = arg.value_parser(clap::builder::BoolishValueParser::new()).value_name("BOOL");
+    // Only behind `=`: what follows such an option has always been something else.
+    arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)
+}
+
+/// What the command line or the environment says for an option that has a value, where neither can be parsed as a whole.
+pub fn said<T>(name: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let flag = format!("--{name}");
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let after = |(place, arg): (usize, &String)| match arg.strip_prefix(&flag) {
+        Some("") => args.get(place + 1).cloned(),
+        Some(rest) => rest.strip_prefix('=').map(str::to_owned),
+        None => None,
+    };
+    let flags: Vec<String> = args.iter().enumerate().filter_map(after).collect();
+    let variable = std::env::var(format!("COLOPHON_{}", name.replace('-', "_").to_uppercase()));
+    flags.iter().rev().chain(&variable.ok()).filter(|text| !text.is_empty()).find_map(|text| read(text))
 }
 
 const ENVIRONMENT: &str = "Every option can be given in the environment: --input-dir as COLOPHON_INPUT_DIR, and so on.";
@@ -833,6 +905,32 @@ mod tests {
         }
         for bad in ["seed = 'x'", "seed =", "[[field]]\nfrom='a'\nto='b'\ntipe='string'", "device = 'tpu'"] {
             assert_eq!(file(bad).expect_err(bad).status(), 2);
+        }
+    }
+
+    /// Whatever is wrong with a job file, what stands in it is not repeated: it may be a password.
+    #[test]
+    fn no_mistake_shows_a_secret() {
+        for text in [
+            "seed = 1\n[upload]\nsecret-access-key = 'SECRET'",
+            "seed = 1\npassword = SECRET",
+            "seed = 1\npassword = 'SECRET",
+            "seed = 1\npassword = \"SECRET\\q\"",
+            "seed = 1\nSECRET",
+            "seed = 1\nSECRET=",
+            "seed = 1\n[upload]\nconcurrency = 'SECRET'",
+            "seed = 1\n[upload]\nendpoint-url = ['SECRET']",
+            "seed = 1\n[upload]\ntarget = { key = 'SECRET' }",
+            "seed = 'SECRET' \n",
+            "seed = 1\nseed = 'SECRET'",
+            "seed = 1\n[upload]\ntoken = '''\nSECRET\n'''",
+            "seed = 1\nhf-token = 'SECRET'",
+        ] {
+            let message = file(text).expect_err(text).to_string();
+            // A key that nobody knows is named: it is no value.
+            let message = if text.ends_with("SECRET=") { message.replace("'SECRET'", "") } else { message };
+            assert!(!message.contains("SECRET") && message.contains(", line "), "{text}: {message}");
+            assert!(!message.contains('\n'), "{message}");
         }
     }
 

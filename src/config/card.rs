@@ -4,7 +4,6 @@ use super::list;
 use crate::domain::about::{About, is_day};
 use crate::error::{Error, Result};
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -64,8 +63,8 @@ pub struct CardArgs {
     pub date_published: Option<String>,
 
     /// Write no dataset card, no plots and no Croissant metadata
-    #[arg(long, help_heading = HEADING, env = "COLOPHON_NO_CARD", value_parser = FalseyValueParser::new())]
-    pub no_card: bool,
+    #[arg(long, help_heading = HEADING, env = "COLOPHON_NO_CARD")]
+    pub no_card: Option<bool>,
 
     /// Further keys of the card's header, such as `size_categories` (job file only).
     #[arg(skip)]
@@ -87,7 +86,7 @@ impl CardArgs {
             citation: self.citation.or(file.citation),
             dataset_version: self.dataset_version.or(file.dataset_version),
             date_published: self.date_published.or(file.date_published),
-            no_card: self.no_card || file.no_card,
+            no_card: self.no_card.or(file.no_card),
             more: self.more.or(file.more),
         }
     }
@@ -122,7 +121,7 @@ impl CardArgs {
             let version = about.version();
             return Err(Error::Usage(format!("--dataset-version {version}: write three numbers, such as 1.0.0")));
         }
-        Ok((!self.no_card).then_some(about))
+        Ok((self.no_card != Some(true)).then_some(about))
     }
 }
 
@@ -202,6 +201,6 @@ mod tests {
     fn without_options_there_is_a_card_with_defaults() {
         let about = CardArgs::default().check().expect("valid").expect("a card");
         assert_eq!((about.name(), about.license(), about.version()), ("Training corpus", "unknown", "1.0.0"));
-        assert_eq!(CardArgs { no_card: true, ..CardArgs::default() }.check().expect("valid"), None);
+        assert_eq!(CardArgs { no_card: Some(true), ..CardArgs::default() }.check().expect("valid"), None);
     }
 }

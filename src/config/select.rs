@@ -10,7 +10,6 @@ use crate::domain::schema::{FieldType, Schema};
 use crate::domain::selection::{NamedField, Selection, TRAIN, Take};
 use crate::domain::split::Splits;
 use crate::error::{Error, Result};
-use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
@@ -90,8 +89,8 @@ pub struct SelectArgs {
     pub split_key: Option<String>,
 
     /// Fail if a text stands in two splits
-    #[arg(long, env = "COLOPHON_FORBID_LEAKAGE", value_parser = FalseyValueParser::new())]
-    pub forbid_leakage: bool,
+    #[arg(long, env = "COLOPHON_FORBID_LEAKAGE")]
+    pub forbid_leakage: Option<bool>,
 
     /// Memory for planning, beyond which it goes to disk [default: a quarter of what there is]
     #[arg(long, help_heading = "How to run", env = "COLOPHON_MEMORY_LIMIT", value_name = "SIZE")]
@@ -184,7 +183,7 @@ impl SelectArgs {
             repeat_up_to: self.repeat_up_to.or(file.repeat_up_to),
             stratify_by: self.stratify_by.or(file.stratify_by),
             split_key: self.split_key.or(file.split_key),
-            forbid_leakage: self.forbid_leakage || file.forbid_leakage,
+            forbid_leakage: self.forbid_leakage.or(file.forbid_leakage),
             memory_limit: self.memory_limit.or(file.memory_limit),
             filters: [file.filters, self.filters].concat(),
         }
@@ -206,7 +205,7 @@ impl SelectArgs {
             key: field("--split-key", &self.split_key)?,
             strata: field("--stratify-by", &self.stratify_by)?,
             repeat_up_to: self.repeats()?,
-            forbid_leakage: self.forbid_leakage,
+            forbid_leakage: self.forbid_leakage == Some(true),
             splits,
             seed,
             chance,
@@ -349,7 +348,7 @@ impl SelectArgs {
             "repeat_up_to": self.repeat_up_to,
             "stratify_by": self.stratify_by,
             "split_key": self.split_key,
-            "forbid_leakage": self.forbid_leakage,
+            "forbid_leakage": self.forbid_leakage == Some(true),
         });
         Ok([filters, others]
             .iter()

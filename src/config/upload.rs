@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::publish::options::{HubOptions, Options, S3Options};
 use crate::publish::target::Target;
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde::Deserialize;
 
 /// Where the options of one target stand in the help.
@@ -30,16 +29,16 @@ pub struct UploadArgs {
     pub target: Option<String>,
 
     /// Show what would be done, and do nothing
-    #[arg(long, env = "COLOPHON_DRY_RUN", value_parser = FalseyValueParser::new())]
-    pub dry_run: bool,
+    #[arg(long, env = "COLOPHON_DRY_RUN")]
+    pub dry_run: Option<bool>,
 
     /// Remove what the manifest at the target lists and this export does not have; nothing else is ever removed
-    #[arg(long, env = "COLOPHON_DELETE", value_parser = FalseyValueParser::new())]
-    pub delete: bool,
+    #[arg(long, env = "COLOPHON_DELETE")]
+    pub delete: Option<bool>,
 
     /// Do not verify the export first; sizes and SHA-256 are compared with the manifest all the same
-    #[arg(long, env = "COLOPHON_NO_VERIFY", value_parser = FalseyValueParser::new())]
-    pub no_verify: bool,
+    #[arg(long, env = "COLOPHON_NO_VERIFY")]
+    pub no_verify: Option<bool>,
 
     /// Files or parts that are under way at the same time [default: 8]
     #[arg(long, env = "COLOPHON_CONCURRENCY", value_name = "N")]
@@ -50,8 +49,8 @@ pub struct UploadArgs {
     pub endpoint_url: Option<String>,
 
     /// Name the bucket in the path of URLs, not in the server's name, as many compatible stores want it
-    #[arg(long, help_heading = S3, env = "COLOPHON_PATH_STYLE", value_parser = FalseyValueParser::new())]
-    pub path_style: bool,
+    #[arg(long, help_heading = S3, env = "COLOPHON_PATH_STYLE")]
+    pub path_style: Option<bool>,
 
     /// Region of the bucket [default: as the AWS SDK finds it]
     #[arg(long, help_heading = S3, env = "COLOPHON_REGION", value_name = "REGION")]
@@ -63,12 +62,12 @@ pub struct UploadArgs {
     pub part_size: Option<String>,
 
     /// If the dataset has to be created, make it private (the default)
-    #[arg(long, help_heading = HUB, env = "COLOPHON_PRIVATE", value_parser = FalseyValueParser::new())]
-    pub private: bool,
+    #[arg(long, help_heading = HUB, env = "COLOPHON_PRIVATE")]
+    pub private: Option<bool>,
 
     /// If the dataset has to be created, make it public
-    #[arg(long, help_heading = HUB, env = "COLOPHON_PUBLIC", value_parser = FalseyValueParser::new())]
-    pub public: bool,
+    #[arg(long, help_heading = HUB, env = "COLOPHON_PUBLIC")]
+    pub public: Option<bool>,
 
     /// Message of the commit
     #[arg(long, help_heading = HUB, env = "COLOPHON_MESSAGE", value_name = "TEXT")]
@@ -93,17 +92,17 @@ impl UploadArgs {
     pub fn or(self, file: UploadArgs) -> UploadArgs {
         UploadArgs {
             target: self.target.or(file.target),
-            dry_run: self.dry_run || file.dry_run,
-            delete: self.delete || file.delete,
-            no_verify: self.no_verify || file.no_verify,
+            dry_run: self.dry_run.or(file.dry_run),
+            delete: self.delete.or(file.delete),
+            no_verify: self.no_verify.or(file.no_verify),
             concurrency: self.concurrency.or(file.concurrency),
             endpoint_url: self.endpoint_url.or(file.endpoint_url),
-            path_style: self.path_style || file.path_style,
+            path_style: self.path_style.or(file.path_style),
             region: self.region.or(file.region),
             part_size: self.part_size.or(file.part_size),
             // Of two opposites the one that is given here counts.
-            private: self.private || (file.private && !self.public),
-            public: self.public || (file.public && !self.private),
+            private: self.private.or(file.private.filter(|_| self.public != Some(true))),
+            public: self.public.or(file.public.filter(|_| self.private != Some(true))),
             message: self.message.or(file.message),
         }
     }
@@ -139,17 +138,19 @@ impl UploadArgs {
         if self.region.as_deref().is_some_and(|region| !region.bytes().all(|byte| byte.is_ascii_graphic())) {
             return usage("--region: there is a space or another character in it that no region has".into());
         }
-        if self.private && self.public {
+        let is_public = self.public == Some(true);
+        if is_public && self.private == Some(true) {
             return usage("--private and --public: one dataset cannot be both; leave one out".into());
         }
         if self.message.as_deref().is_some_and(|message| message.trim().is_empty()) {
             return usage("--message is empty: leave it out instead".into());
         }
-        let (path_style, region) = (self.path_style, self.region.filter(|region| !region.is_empty()));
+        let (path_style, region) = (self.path_style == Some(true), self.region.filter(|region| !region.is_empty()));
         let s3 = S3Options { endpoint_url: self.endpoint_url, path_style, region, part_size };
-        let hub = HubOptions { public: self.public, message: self.message };
-        let options = Options { dry_run: self.dry_run, delete: self.delete, concurrency, s3, hub };
-        Ok(UploadConfig { target, verify: !self.no_verify, options, run: run.check()? })
+        let hub = HubOptions { public: is_public, message: self.message };
+        let (dry_run, delete) = (self.dry_run == Some(true), self.delete == Some(true));
+        let options = Options { dry_run, delete, concurrency, s3, hub };
+        Ok(UploadConfig { target, verify: self.no_verify != Some(true), options, run: run.check()? })
     }
 }
 
@@ -178,7 +179,7 @@ mod tests {
             (message(|a| a.part_size = Some("1MiB".into())), "--part-size 1MiB"),
             (message(|a| a.part_size = Some("6GiB".into())), "--part-size 6GiB"),
             (message(|a| a.endpoint_url = Some("localhost:9000".into())), "--endpoint-url"),
-            (message(|a| (a.private, a.public) = (true, true)), "--private and --public"),
+            (message(|a| (a.private, a.public) = (Some(true), Some(true))), "--private and --public"),
             (message(|a| a.message = Some(" ".into())), "--message is empty"),
         ] {
             assert!(message.contains(part), "{message}");
@@ -194,8 +195,8 @@ mod tests {
 
     #[test]
     fn flags_beat_the_file() {
-        let file = UploadArgs { public: true, concurrency: Some(3), ..args() };
-        let flags = UploadArgs { private: true, ..UploadArgs::default() };
+        let file = UploadArgs { public: Some(true), concurrency: Some(3), ..args() };
+        let flags = UploadArgs { private: Some(true), ..UploadArgs::default() };
         let config = flags.or(file).check(&RunArgs::default()).expect("valid");
         assert_eq!((config.options.hub.public, config.options.concurrency), (false, 3));
     }

@@ -13,10 +13,10 @@ use crate::report::dataset::Dataset;
 use crate::select::plan::Leakage;
 use crate::write::output::FileRecord;
 use crate::write::quarantine::QuarantineFile;
-use crate::write::stage::{MANIFEST, STATS, Stage};
+use crate::write::stage::{self, FAILED, MANIFEST, STATS, Stage};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What an export came to.
 pub struct Report {
@@ -141,11 +141,29 @@ pub(super) fn conclude(stage: Stage, config: &ExportConfig, shards: &[Shard], wh
     Ok(report)
 }
 
+/// Fails if something in the output folder is in the way of the export: better before the work than after it.
+///
+/// # Errors
+/// [`Error::Usage`], naming it.
+pub(super) fn refuse_obstacles(output: &Path, config: &ExportConfig) -> Result<()> {
+    stage::refuse_foreign_manifest(output)?;
+    let of_split = |name: &str, split: &String| {
+        let rest = name.strip_prefix(split.as_str()).unwrap_or_default();
+        rest.starts_with(".jsonl") || (rest.starts_with('-') && rest.contains("-of-") && rest.contains(".jsonl"))
+    };
+    let splits = config.selection.splits.names();
+    stage::refuse_folders(output, |name| {
+        let is_of_card = config.about.is_some() && card::FILES.contains(&name);
+        [MANIFEST, STATS].contains(&name) || is_of_card || splits.iter().any(|split| of_split(name, split))
+    })?;
+    refuse_to_lose_a_card(output, config.about.is_some())
+}
+
 /// Fails if the card in the output folder is one that people wrote or edited, and the export would replace it (as it
 /// makes one) or remove it (as the earlier export had one).
-pub(super) fn refuse_to_lose_a_card(stage: &Stage, is_made: bool) -> Result<()> {
-    let path = stage.output().join(card::FILE);
-    if !is_made && !stage.is_exported(card::FILE) {
+fn refuse_to_lose_a_card(output: &Path, is_made: bool) -> Result<()> {
+    let path = output.join(card::FILE);
+    if !is_made && !stage::is_exported(output, card::FILE) {
         return Ok(());
     }
     let text = match std::fs::read(&path) {
@@ -174,14 +192,16 @@ fn fail(stage: Stage, files: &[FileRecord], failures: &[String], has_rejects: bo
         let path = stage.folder().join(&file.name);
         std::fs::remove_file(&path).context(&path, "remove")?;
     }
-    let failed = stage.commit_as_failed()?;
+    let failed = stage.output().join(FAILED);
     let (what, at) = if has_rejects {
         ("rejected lines are", failed.join(crate::write::quarantine::FOLDER))
     } else {
         ("statistics are", failed.join(STATS))
     };
     let at = show(&at);
-    Ok(Error::Gate(format!("{}; the earlier export is untouched, the {what} in {at}", failures.join("; "))))
+    let words = format!("{}; the earlier export is untouched, the {what} in {at}", failures.join("; "));
+    stage.commit_as_failed(&words)?;
+    Ok(Error::Gate(words))
 }
 
 /// Writes a JSON file into the stage.

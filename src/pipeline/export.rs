@@ -1,7 +1,7 @@
 //! `export`: map, select, split, validate, count and write; in one pass, or in two with a plan between them.
 
 use super::collect::add_row;
-use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
+use super::conclude::{Report, Tally, Whole, conclude, refuse_obstacles};
 use super::found::Found;
 use super::plan::file::Saved;
 use super::plan::{self, Planned};
@@ -69,7 +69,7 @@ pub fn export(
     stop: &Stop,
 ) -> Result<Report> {
     let stage = Stage::open(&config.output)?;
-    refuse_to_lose_a_card(&stage, config.about.is_some())?;
+    refuse_obstacles(stage.output(), config)?;
     let spill = plan::spill(config, stage.folder());
     let is_planned = config.plan.is_some() || config.selection.needs_plan();
     let found = is_planned.then(|| Found::of(shards)).transpose()?;

@@ -8,7 +8,7 @@ mod lines;
 mod texts;
 
 use super::collect::Unknowns;
-use super::conclude::{Report, Tally, Whole, conclude, refuse_to_lose_a_card};
+use super::conclude::{Report, Tally, Whole, conclude, refuse_obstacles};
 use super::found::Found;
 use super::memory;
 use super::parts;
@@ -43,15 +43,15 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
         return Err(Error::environment(&job.output, "there is no such folder", "check the path"));
     }
     let mut stage = Stage::open(&job.output)?;
-    if stage.is_used_up() && !part::folder(stage.output()).exists() {
+    if let Some(words) = stage.used_up()?.filter(|_| !part::folder(stage.output()).exists()) {
         // A merge that was killed behind its commit: there is nothing left to do.
-        let report = finished(&stage)?;
+        let report = if words.is_empty() { finished(&stage)? } else { return Err(failed_again(&stage, words)?) };
         stage.forget_used_up()?;
         return Ok(report);
     }
     let mut set = read(stage.output(), job.input.as_deref())?;
     let config = set.config(job)?;
-    refuse_to_lose_a_card(&stage, config.about.is_some())?;
+    refuse_obstacles(stage.output(), &config)?;
     let (output, mut sealed) = (stage.output().to_owned(), std::mem::take(&mut set.sealed));
     sealed.extend(part::sealed(&output, Kind::Plan)?);
     // A worker may publish a part at any moment: what was not merged must not disappear.
@@ -63,6 +63,7 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
         Some(findings) => findings,
         None => Findings { leakage: texts::leakage(&set, &spill, config.run.threads, stop)?, ..Findings::default() },
     };
+    progress.reject_all(&tally.rejects);
     let warnings = [tally.unknowns.warnings(&config.selection), warnings].concat();
     let quarantine = quarantine(&set, &shards, stage.folder(), stop)?;
     let splits = config.selection.splits.names();
@@ -77,6 +78,13 @@ pub fn merge(job: &MergeConfig, progress: &Progress, stop: &Stop) -> Result<Repo
     stop.check()?;
     let whole = Whole { tally, files, quarantine, inputs: set.counted(), leakage, warnings };
     conclude(stage, &config, &shards, whole)
+}
+
+/// The failure of a gate that an earlier merge did not come to tell.
+fn failed_again(stage: &Stage, words: String) -> Result<Error> {
+    tracing::info!("An earlier merge was killed when a gate had failed; there are no parts left");
+    stage.forget_used_up()?;
+    Ok(Error::Gate(words))
 }
 
 /// The report of an export that is there.

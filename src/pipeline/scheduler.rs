@@ -8,6 +8,7 @@
 //! cache. A GPU that fails gives its chunks back, and the cores scan them.
 
 use super::stop::Stop;
+use crate::domain::ledger::Rejects;
 use crate::domain::reason::Reason;
 use crate::domain::row::Rows;
 use crate::error::{Error, Result};
@@ -116,6 +117,14 @@ impl Progress {
     /// Notes why a line was rejected.
     pub fn reject(&self, reason: Reason) {
         self.rejects[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes lines that others have rejected, whose number and reasons nobody has noted yet.
+    pub fn reject_all(&self, rejects: &Rejects) {
+        for (reason, lines) in rejects.iter() {
+            self.rejected.fetch_add(lines, Ordering::Relaxed);
+            self.rejects[reason as usize].fetch_add(lines, Ordering::Relaxed);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A part is an ordinary export of a share (plain, whatever the export will be), with what was counted beside
 //! it. No gate is asked: that is for the whole to decide.
 
+use super::conclude::refuse_obstacles;
 use super::export::{self, Job, Written};
 use super::found::Found;
 use super::parts;
@@ -64,6 +65,16 @@ pub struct Report {
     pub gpu_bytes: u64,
 }
 
+/// Fails if something in the output folder is in the way of the part, or of the export that is to be made of it: the
+/// merge would stumble over that when all workers are done. To be called before anything is written.
+///
+/// # Errors
+/// [`Error::Usage`], naming it.
+pub fn refuse(config: &ExportConfig) -> Result<()> {
+    part::refuse_strangers(&config.output)?;
+    refuse_obstacles(&config.output, config)
+}
+
 /// Leaves the part of a share, given with its pieces.
 ///
 /// # Errors
@@ -76,7 +87,6 @@ pub fn export(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<Report> {
-    part::refuse_strangers(&config.output)?;
     let found = Found::of(shards)?;
     let (list, input) = found.list(&config.output)?;
     let plan = config.plan.as_ref().map(|path| Saved::open(path, config, &found)).transpose()?;

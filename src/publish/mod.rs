@@ -6,6 +6,7 @@
 #[cfg(any(feature = "s3", feature = "hub"))]
 pub mod address;
 pub mod content;
+pub mod discreet;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod options;

@@ -1,5 +1,6 @@
 //! Where an export goes.
 
+use super::discreet;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -35,6 +36,13 @@ impl FromStr for Target {
         let wrong = |remedy: String| Error::Usage(format!("target {text}: {remedy}"));
         if let Some(c) = text.chars().find(|c| c.is_control()) {
             return Err(Error::Usage(format!("target: it has the control character U+{:04X}", u32::from(c))));
+        }
+        let shown = discreet::address(text);
+        if shown != text {
+            return Err(Error::Usage(format!(
+                "target {shown}: there is a user name, a password or a signature in it, as *** stands for: take it out, \
+                 credentials come otherwise; write {FORMS}"
+            )));
         }
         match text.split_once("://") {
             Some(("s3", rest)) => s3(rest).map_err(wrong),
@@ -161,10 +169,13 @@ mod tests {
             ("hf://datasets/me/..", "'..'"),
             ("hf://datasets/me/set@", "after '@'"),
             ("s3://b/\u{1b}[31m", "U+001B"),
+            ("s3://AKIA:SECRET@b/x", "s3://***@b/x"),
+            ("https://me:SECRET@s3.example.org/b", "https://***@s3.example.org/b"),
+            ("https://b.example.org/x?X-Amz-Signature=SECRET", "https://b.example.org/x?***"),
         ] {
             let error = text.parse::<Target>().expect_err(text);
             assert_eq!(error.status(), 2);
-            assert!(error.to_string().contains(part), "{error}");
+            assert!(error.to_string().contains(part) && !error.to_string().contains("SECRET"), "{error}");
         }
     }
 }

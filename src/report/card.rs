@@ -26,6 +26,8 @@ pub const FILE: &str = "README.md";
 const LENGTHS: &str = "lengths.svg";
 const DOMAINS: &str = "domains.svg";
 const QUALITY: &str = "quality.svg";
+/// What the files that describe a dataset can be called.
+pub const FILES: [&str; 5] = [FILE, croissant::FILE, LENGTHS, DOMAINS, QUALITY];
 /// Domains in the card's table; the statistics have all.
 const SHOWN_DOMAINS: usize = 20;
 /// Percentiles in the card's table.

@@ -30,7 +30,7 @@ pub struct Metrics(Option<Arc<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    command: &'static str,
+    command: String,
     started: f64,
     file: Option<PathBuf>,
     /// Whether it was said that the file cannot be written.
@@ -91,13 +91,14 @@ impl Metrics {
     ///
     /// # Errors
     /// If the file cannot be written, or nothing can listen at the address.
-    pub fn start(command: &'static str, file: Option<&Path>, address: Option<SocketAddr>) -> Result<Metrics> {
+    pub fn start(command: &str, file: Option<&Path>, address: Option<SocketAddr>) -> Result<Metrics> {
         if file.is_none() && address.is_none() {
             return Ok(Metrics::default());
         }
         let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let (file, page) = (file.map(PathBuf::from), Mutex::default());
-        let inner = Arc::new(Inner { command, started, file, has_warned: AtomicBool::new(false), page });
+        let inner =
+            Arc::new(Inner { command: command.into(), started, file, has_warned: AtomicBool::new(false), page });
         inner.write()?;
         if let Some(address) = address {
             let address = listen(address, Arc::clone(&inner))?;
@@ -193,7 +194,7 @@ impl Inner {
         all.add(&page.now);
         let mut text = Text::default();
         text.gauge("info", "The program and what it does.");
-        text.labelled(&[("version", env!("CARGO_PKG_VERSION")), ("command", self.command)], 1);
+        text.labelled(&[("version", env!("CARGO_PKG_VERSION")), ("command", &self.command)], 1);
         text.gauge("start_time_seconds", "When it started, in seconds since 1970.").value(self.started);
         text.gauge("running", "1 until it ends.").value(u8::from(page.status.is_none()));
         if let Some(status) = page.status {
@@ -317,7 +318,7 @@ mod tests {
     use super::*;
 
     fn inner() -> Arc<Inner> {
-        let (command, file, has_warned, page) = ("export", None, AtomicBool::new(false), Mutex::default());
+        let (command, file, has_warned, page) = ("export".into(), None, AtomicBool::new(false), Mutex::default());
         Arc::new(Inner { command, started: 0.0, file, has_warned, page })
     }
 

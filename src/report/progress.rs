@@ -2,7 +2,7 @@
 
 use super::metrics::{self, Metrics};
 use crate::pipeline::{Counted, Progress};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ fn note(ended: &AtomicBool, metrics: &Metrics, progress: &Progress, total: Optio
 fn bar(ended: &AtomicBool, progress: &Progress, total: Option<u64>) {
     let bar = match total {
         Some(total) => ProgressBar::new(total)
-            .with_style(style("{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {msg}  {eta} left")),
+            .with_style(style("{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {msg}{left}")),
         None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes}  {bytes_per_sec}  {msg}")),
     };
     while !ended.load(Ordering::Relaxed) {
@@ -79,7 +79,15 @@ fn bar(ended: &AtomicBool, progress: &Progress, total: Option<u64>) {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("left", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+        let _ = to.write_str(&left(state.pos(), state.eta()));
+    })
+}
+
+/// How long it takes; as long as nothing is done, nobody knows.
+fn left(done: u64, time: Duration) -> String {
+    if done == 0 { String::new() } else { format!("  {:#} left", HumanDuration(time)) }
 }
 
 fn counts(progress: &Progress) -> String {
@@ -120,5 +128,16 @@ fn lines(ended: &AtomicBool, progress: &Progress, total: Option<u64>) {
             HumanBytes(rate as u64),
             counts(progress)
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_told_before_anything_is_done() {
+        assert_eq!(left(0, Duration::ZERO), "");
+        assert_eq!(left(1, Duration::from_secs(14)), "  14s left");
     }
 }

@@ -11,7 +11,9 @@ pub fn text(receipt: &Receipt) -> String {
     let would = if receipt.dry_run { "would be " } else { "" };
     let mut row = |what: &str, entries: &[Entry]| {
         let bytes = entries.iter().map(|entry| entry.bytes).sum();
-        let _ = writeln!(text, "{what:<22}  {:>8} files  {}", thousands(entries.len() as u64), HumanBytes(bytes));
+        let files = if entries.len() == 1 { "file " } else { "files" };
+        let count = thousands(entries.len() as u64);
+        let _ = writeln!(text, "{what:<22}  {count:>8} {files}  {}", HumanBytes(bytes));
     };
     row(&format!("{would}sent"), &receipt.sent);
     row(&format!("{would}skipped (the same)"), &receipt.skipped);
@@ -23,7 +25,8 @@ pub fn text(receipt: &Receipt) -> String {
     }
     if !receipt.listing.is_empty() {
         text.push('\n');
-        receipt.listing.iter().for_each(|listed| line(&mut text, listed));
+        let has_times = receipt.listing.iter().any(|listed| listed.modified.is_some());
+        receipt.listing.iter().for_each(|listed| line(&mut text, listed, has_times));
         text.push('\n');
     }
     let _ = match (&receipt.url, &receipt.commit) {
@@ -47,12 +50,22 @@ fn list(text: &mut String, what: &str, entries: &[Entry]) {
     }
 }
 
-/// A line in the layout of `aws s3 ls --human-readable`: time (local, as there), size, name.
-fn line(text: &mut String, listed: &Listed) {
+/// A line in the layout of `aws s3 ls --human-readable`: time (local, as there), size, name. Where the target says no
+/// times, there is no room for them.
+fn line(text: &mut String, listed: &Listed, has_times: bool) {
     let modified = listed.modified.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     let modified =
         modified.map(|at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string());
-    let _ = writeln!(text, "{:19} {:>10} {}", modified.unwrap_or_default(), human(listed.bytes), listed.path);
+    let (size, path) = (human(listed.bytes), printable(&listed.path));
+    let _ = match has_times {
+        true => writeln!(text, "{:19} {size:>10} {path}", modified.unwrap_or_default()),
+        false => writeln!(text, "{size:>10} {path}"),
+    };
+}
+
+/// A path of somebody else's, without what does something to a terminal.
+fn printable(path: &str) -> String {
+    path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A size as awscli writes it: `1 Byte`, `12 Bytes`, `1.5 KiB`.
@@ -63,8 +76,8 @@ fn human(bytes: u64) -> String {
     }
     let mut unit = 1024.0;
     for name in UNITS {
-        // What would be rounded to 1024.0 is written in the next unit.
-        if (bytes as f64 / unit * 10.0).round() < 10_240.0 {
+        // As there: what would be 1,024 without its decimal is written in the next unit.
+        if (bytes as f64 / unit).round() < 1024.0 {
             return format!("{:.1} {name}", bytes as f64 / unit);
         }
         unit *= 1024.0;
@@ -77,6 +90,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_listing_without_times_has_no_room_for_them() {
+        let listed = |path: &str, modified| Listed { path: path.into(), bytes: 12, modified };
+        let shown = |listing| text(&Receipt { target: "x".into(), listing, ..Receipt::default() });
+        assert!(shown(vec![listed("a\u{1b}[2J", None)]).contains("\n\n  12 Bytes a\u{fffd}[2J\n\n"));
+        let both = shown(vec![listed("a", None), listed("b", Some(0))]);
+        assert!(both.contains(&format!("\n\n{} 12 Bytes a\n", " ".repeat(21))), "{both}");
+        assert!(both.contains(" 12 Bytes b\n"), "{both}");
+    }
+
+    #[test]
     fn sizes_are_written_as_awscli_does() {
         for (bytes, text) in [
             (0, "0 Bytes"),
@@ -84,6 +107,8 @@ mod tests {
             (1023, "1023 Bytes"),
             (1024, "1.0 KiB"),
             (1536, "1.5 KiB"),
+            (1_048_063, "1023.5 KiB"),
+            (1_048_064, "1.0 MiB"),
             (1_048_575, "1.0 MiB"),
             (8 << 30, "8.0 GiB"),
         ] {

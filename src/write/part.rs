@@ -467,6 +467,9 @@ pub fn damaged(path: &Path) -> Error {
 /// The day on which the first worker of an export started: that of the documents, unless somebody said another, so
 /// that it does not matter when each worker starts. If none has started yet, that is `today`.
 ///
+/// It stays when a worker stops, also as the only thing: another may have read it a moment ago and have nothing to
+/// show for it yet, and two that took different days for theirs could not be merged.
+///
 /// # Errors
 /// If the output folder cannot be read or written.
 pub fn day(output: &Path, today: &str) -> Result<String> {

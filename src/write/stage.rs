@@ -30,8 +30,9 @@ const STAGE: &str = ".colophon-stage";
 const JOURNAL: &str = ".colophon-commit.json";
 const JOURNAL_DRAFT: &str = ".colophon-commit.draft";
 const PROBE: &str = ".colophon-probe";
-/// Says that what the export was made from is used up. It comes with the commit and goes when all is done, so that a
-/// run that was killed between is known to have nothing left to do.
+/// Says that what the export was made from is used up, and by which words a gate failed if one did. It comes with the
+/// commit, or before the rest goes if a gate failed, and itself goes when all is done, so that a run that was killed
+/// between is known to have nothing left to do.
 const USED_UP: &str = ".colophon-used-up";
 /// Within the stage: what its run knows it by, with a random number behind.
 const OWNER: &str = ".colophon-owner.";
@@ -102,14 +103,17 @@ impl Stage {
         &self.output
     }
 
-    /// Whether the earlier export has an entry of this name, which this one will replace or remove.
-    pub fn is_exported(&self, name: &str) -> bool {
-        exported_entries(&self.output).contains(name)
-    }
-
-    /// Whether a run was killed when its export was there and what that was made from was gone.
-    pub fn is_used_up(&self) -> bool {
-        self.output.join(USED_UP).exists()
+    /// Whether a run was killed when it had come to its end and what it worked on was gone: if a gate failed, by which
+    /// words, and if the export is there, without any.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn used_up(&self) -> Result<Option<String>> {
+        let path = self.output.join(USED_UP);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            words => words.context(&path, "read").map(Some),
+        }
     }
 
     /// Forgets about that run.
@@ -148,11 +152,12 @@ impl Stage {
         self.forget_used_up()
     }
 
-    /// Puts the stage's entries under `failed/` in the output folder instead.
+    /// Puts the stage's entries under `failed/` in the output folder instead. `words` say which gate failed, for a run
+    /// that is started again.
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn commit_as_failed(mut self) -> Result<PathBuf> {
+    pub fn commit_as_failed(mut self, words: &str) -> Result<()> {
         self.prepare(false)?;
         self.used_up.iter().try_for_each(|used| (used.check)())?;
         let failed = self.output.join(FAILED);
@@ -168,12 +173,25 @@ impl Stage {
         sync_folder(&self.output)?;
         self.done = true;
         let aside = self.output.join(STAGE);
+        if !self.used_up.is_empty() {
+            self.note_failure(&aside, words)?;
+        }
         // What failed is there, and is what the run came to.
         for used in &self.used_up {
             set_aside(&self.output.join(&used.name), &aside).unwrap_or_else(|error| tracing::warn!("{error}"));
         }
         clear_away(&aside).unwrap_or_else(|error| tracing::warn!("{error}"));
-        Ok(failed)
+        self.forget_used_up()
+    }
+
+    /// Says by which words a gate failed, before what would fail it again is gone.
+    fn note_failure(&self, aside: &Path, words: &str) -> Result<()> {
+        fs::create_dir_all(aside).context(aside, "make the folder")?;
+        let (draft, path) = (aside.join(USED_UP), self.output.join(USED_UP));
+        fs::write(&draft, words).context(&draft, "write")?;
+        File::open(&draft).and_then(|file| file.sync_all()).context(&draft, "sync")?;
+        fs::rename(&draft, &path).context(&path, "put in place")?;
+        sync_folder(&self.output)
     }
 
     /// Makes the stage as it will be the output: on the disk, and without the mark, which has to be there.
@@ -427,8 +445,36 @@ pub fn refuse_interrupted(folder: &Path) -> Result<()> {
     ))
 }
 
+/// Whether the export in a folder has an entry of this name, which the next one will replace or remove.
+pub fn is_exported(output: &Path, name: &str) -> bool {
+    exported_entries(output).contains(name)
+}
+
+/// Fails if a folder that is not the export's has a name that the export needs for a file.
+///
+/// # Errors
+/// [`Error::Usage`], naming it; [`Error::Environment`] if the output folder cannot be read.
+pub fn refuse_folders(output: &Path, is_needed: impl Fn(&str) -> bool) -> Result<()> {
+    if !output.exists() {
+        return Ok(());
+    }
+    let exported = exported_entries(output);
+    let stands = |name: &String| is_needed(name) && !exported.contains(name) && output.join(name).is_dir();
+    match entries(output)?.into_iter().find(stands) {
+        None => Ok(()),
+        Some(name) => Err(Error::Usage(format!(
+            "{} is a folder that is not the export's, and stands where a file of it belongs: move it elsewhere, or \
+             choose another output folder",
+            show(&output.join(name))
+        ))),
+    }
+}
+
 /// The export replaces what the manifest names; one that is not its own it must not heed, nor replace.
-fn refuse_foreign_manifest(output: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn refuse_foreign_manifest(output: &Path) -> Result<()> {
     if output.join(MANIFEST).exists() && own_manifest(output).is_none() {
         let output = show(output);
         return Err(Error::Usage(format!(
@@ -685,7 +731,7 @@ mod tests {
             fs::remove_file(output.join(LOCK)).expect("remove");
             let second = Stage::open(&output).expect("stage");
             fs::write(second.folder().join("a.jsonl"), "2").expect("write");
-            let error = if is_failed { first.commit_as_failed().map(|_| ()) } else { first.commit() };
+            let error = if is_failed { first.commit_as_failed("") } else { first.commit() };
             assert_eq!(error.expect_err("taken over").status(), 3);
             assert!(second.folder().join("a.jsonl").exists());
             drop(second);

@@ -97,6 +97,53 @@ fn a_failed_gate_and_a_refused_option_are_in_the_file() {
     assert_values(&values(&dir.text("m.prom")), &[("exit_status", 2.0), ("running", 0.0)]);
 }
 
+/// Whatever ends a run before it began: the page of an earlier one does not stand for it.
+#[test]
+fn what_fails_early_is_in_the_file_too() {
+    let dir = with_rejects();
+    let sound = || {
+        dir.export().args(["--max-reject-ratio", "1", "--metrics-file", "m.prom"]).run().status(0);
+        assert_values(&values(&dir.text("m.prom")), &[("exit_status", 0.0)]);
+    };
+    dir.write("bad.toml", "sede = 7\n");
+    dir.write("broken.toml", "seed = \n");
+    dir.write("own.toml", "metrics-file = 'm.prom'\nsede = 7\n");
+    for (args, file) in [
+        (&["--job", "bad.toml"][..], "m.prom"),
+        (&["--job", "broken.toml"], "m.prom"),
+        (&["--job", "gone.toml"], "m.prom"),
+        (&["--job", "own.toml"], ""),
+        (&["--sede", "7"], "m.prom"),
+    ] {
+        sound();
+        dir.export().args(args).env("COLOPHON_METRICS_FILE", file).run().status(2);
+        let page = dir.text("m.prom");
+        assert_values(&values(&page), &[("exit_status", 2.0), ("running", 0.0), ("documents_total", 0.0)]);
+        assert!(page.contains("command=\"export\""), "{page}");
+    }
+    sound();
+    dir.export().args(["--sede", "--metrics-file=m.prom"]).run().status(2);
+    assert_values(&values(&dir.text("m.prom")), &[("exit_status", 2.0)]);
+}
+
+/// A merge scans no line, but has the rejected ones to tell of, whatever comes of it.
+#[test]
+fn a_merge_counts_rejects_too() {
+    let dir = with_rejects();
+    for (ratio, status) in [("1", 0), ("0", 1)] {
+        for share in ["0/2", "1/2"] {
+            dir.export().args(["--max-reject-ratio", ratio, "--worker", share]).run().status(0);
+        }
+        dir.colophon(["merge", "--output-dir", "out", "--metrics-file", "m.prom"]).run().status(status);
+        let expected = [
+            ("rejected_lines_total{reason=\"invalid_json\"}", 2.0),
+            ("rejected_lines_total{reason=\"not_object\"}", 1.0),
+            ("exit_status", f64::from(status)),
+        ];
+        assert_values(&values(&dir.text("m.prom")), &expected);
+    }
+}
+
 #[test]
 fn validation_and_statistics_count_rejects_too() {
     let dir = with_rejects();

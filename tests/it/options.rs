@@ -286,6 +286,84 @@ fn the_json_flag_has_a_variable_too() {
     assert_eq!(quiet.stderr, "");
 }
 
+/// What is on in the job file is switched off by the environment, and what is on there by a flag; and the other way round.
+#[test]
+fn a_switch_is_switched_off_wherever_it_can_be_switched_on() {
+    let dir = with_documents();
+    type IsOn = fn(&Dir, &Finished) -> bool;
+    let switches: [(&str, IsOn); 4] = [
+        ("no-card", |dir, _| !dir.path("out/README.md").exists()),
+        ("forbid-leakage", |dir, _| dir.json("out/manifest.json")["configuration"]["forbid_leakage"] == true),
+        ("json", |_, run| run.stdout.starts_with('{')),
+        ("quiet", |_, run| run.stderr.is_empty()),
+    ];
+    for (name, is_on) in switches {
+        let variable = format!("COLOPHON_{}", name.replace('-', "_").to_uppercase());
+        let run = |flag: &str, value: &str, file: &str| {
+            dir.write("job.toml", format!("{FOLDERS}{file}\n"));
+            let flag = if flag.is_empty() { String::new() } else { format!("--{name}{flag}") };
+            let flag = [flag].into_iter().filter(|flag| !flag.is_empty());
+            let command = dir.colophon(["export", "--job", "job.toml"]).args(flag).env(&variable, value);
+            let run = command.run().status(0);
+            is_on(&dir, &run)
+        };
+        let (on, off) = (format!("{name} = true"), format!("{name} = false"));
+        for (flag, value, file, expected) in [
+            ("", "", "", false),
+            ("", "", &on, true),
+            ("", "false", &on, false),
+            ("", "0", &on, false),
+            ("", "no", &on, false),
+            ("", "", &off, false),
+            ("", "1", &off, true),
+            ("", "true", "", true),
+            ("=false", "1", &on, false),
+            ("", "0", &off, false),
+            ("=true", "0", &off, true),
+        ] {
+            assert_eq!(run(flag, value, file), expected, "{name}{flag} {variable}={value} {file}");
+        }
+        dir.write("job.toml", format!("{FOLDERS}{off}\n"));
+        let command = dir.colophon(["export", &format!("--{name}"), "--job", "job.toml"]).env(&variable, "0");
+        assert!(is_on(&dir, &command.run().status(0)), "--{name} alone");
+    }
+}
+
+/// A typing error in a switch must not switch it on, nor off.
+#[test]
+fn a_switch_is_on_or_off() {
+    let dir = with_documents();
+    let mut seen = std::collections::BTreeSet::new();
+    for command in ["export", "merge", "plan", "validate", "stats", "verify", "upload", "run", "summary", "demo"] {
+        let help = dir.colophon([command, "--help"]).run().status(0).stdout;
+        for line in help.lines().filter(|line| line.contains("[=<BOOL>]")) {
+            let name = line.split("--").nth(1).and_then(|rest| rest.split('[').next()).expect("a name");
+            let variable = format!("COLOPHON_{}", name.replace('-', "_").to_uppercase());
+            // What a command needs beside its options comes later.
+            dir.colophon([command]).env(&variable, "maybe").run().status(2).says(&[name, "maybe"]);
+            dir.colophon([command, &format!("--{name}=maybe")]).run().status(2).says(&[name, "maybe"]);
+            seen.insert(name.to_owned());
+        }
+    }
+    let expected = [
+        "delete",
+        "dry-run",
+        "forbid-leakage",
+        "json",
+        "no-card",
+        "no-verify",
+        "path-style",
+        "private",
+        "public",
+        "quiet",
+        "verbose",
+    ];
+    assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    // Short ones go together as before.
+    dir.colophon(["summary", "-qv", "none"]).run().status(3).says(&["none"]);
+    dir.colophon(["-q", "export", "--json", "--input-dir", "in", "--output-dir", "out"]).run().status(0);
+}
+
 /// A misspelt variable would otherwise change nothing without a word.
 #[test]
 fn a_variable_that_nobody_knows_is_named() {
@@ -339,8 +417,8 @@ fn mistakes_in_a_job_file_are_named() {
         ("[[field]]\nfrom = 'text'\nto = 'text'\ntipe = 'string'", &["line 5", "tipe", "type"]),
         ("seed = ", &["line 2"]),
         ("seed = 1\nseed = 2", &["line 3", "seed"]),
-        ("seed = 'x'", &["line 2", "seed = 'x'"]),
-        ("threads = 'x'", &["line 2", "threads = 'x'"]),
+        ("seed = 'x'", &["line 2: seed: ", "string", "u64"]),
+        ("threads = 'x'", &["line 2: threads: ", "string"]),
         ("device = 'tpu'", &["line 2", "tpu"]),
         ("compress = 'rar'", &["line 2", "rar"]),
         ("[[field]]\nfrom = 'text'\nto = 'text'\ntype = 'strnig'", &["strnig"]),
@@ -363,6 +441,35 @@ fn mistakes_in_a_job_file_are_named() {
     dir.export().args(["--job", "none.toml"]).run().status(2).says(&["none.toml", "No such file"]);
     dir.write("job.toml", b"seed = \xff");
     dir.export().args(["--job", "job.toml"]).run().says(&["job.toml", "UTF-8"]);
+}
+
+/// A container's log has an object a line, also where the command line is wrong.
+#[test]
+fn mistakes_on_the_command_line_are_json_where_that_is_asked_for() {
+    let dir = Dir::new();
+    let says = |args: &[&str], format: &str| {
+        let run = dir.colophon(args).env("COLOPHON_LOG_FORMAT", format).run().status(2);
+        assert_eq!(run.stdout, "");
+        run.stderr
+    };
+    for (args, format) in [
+        (&["export", "--sede", "7", "--log-format", "json"][..], ""),
+        (&["--log-format=json", "export", "--sede", "7"], "text"),
+        (&["export", "--sede", "7"], "json"),
+        (&["export", "--threads", "--sede"], "json"),
+    ] {
+        let line: Value = serde_json::from_str(&says(args, format)).expect("one JSON object");
+        assert_eq!((&line["level"], &line["status"]), (&json!("ERROR"), &json!(2)));
+        let message = line["message"].as_str().expect("a message");
+        assert!(message.contains("--sede") && message.contains("Usage: colophon export"), "{message}");
+    }
+    for (args, format) in
+        [(&["export", "--sede", "7"][..], ""), (&["export", "--sede", "7", "--log-format", "text"], "json")]
+    {
+        assert!(says(args, format).starts_with("error: unexpected argument '--sede'"));
+    }
+    let help = dir.colophon(["export", "--help", "--log-format", "json"]).run().status(0);
+    assert!(help.stdout.contains("Usage: colophon export") && help.stderr.is_empty());
 }
 
 /// Section 1: every flag can stand in a job file, those that are not about the export alone too.

@@ -273,14 +273,44 @@ fn a_failed_gate_is_that_of_one_run() {
 fn a_card_that_people_wrote_is_not_replaced() {
     let dir = Dir::new();
     dir.write("in/a.jsonl", corpus::documents(9));
-    dir.write("out/README.md", "mine");
     worker(&dir, 0, 1, &[]).run().status(0);
+    dir.write("out/README.md", "mine");
     merge(&dir).run().status(2).says(&["README.md"]);
     fs::remove_file(dir.path("out/README.md")).expect("remove");
     merge(&dir).run().status(0);
 }
 
 // ---- Refusals
+
+/// What the export will stumble over is said at once to whoever begins, and not when all have done their work.
+#[test]
+fn what_is_in_the_way_is_said_before_the_work() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    for (path, name) in [
+        ("manifest.json", "manifest.json"),
+        ("README.md", "README.md"),
+        ("train.jsonl/mine", "train.jsonl"),
+        ("test-00000-of-00002.jsonl.zst/mine", "test-00000-of-00002.jsonl.zst"),
+        ("dataset_stats.json/mine", "dataset_stats.json"),
+        ("lengths.svg/mine", "lengths.svg"),
+    ] {
+        dir.write(format!("out/{path}"), "mine");
+        worker(&dir, 0, 2, &[]).run().status(2).says(&[name]);
+        // This one needs a day, which it does not come to leave.
+        let args = ["export", "--input-dir", "in", "--output-dir", "out", "--worker", "1/2"];
+        dir.colophon(args).run().status(2).says(&[name]);
+        dir.export().run().status(2).says(&[name]);
+        assert_eq!(dir.names("out"), [name]);
+        fs::remove_dir_all(dir.path("out")).expect("remove");
+    }
+    // What is in nobody's way.
+    dir.write("out/README.md", "mine");
+    dir.write("out/training.jsonl/mine", "mine");
+    worker(&dir, 0, 1, &["--no-card"]).run().status(0);
+    merge(&dir).run().status(0);
+    assert_eq!(dir.text("out/README.md"), "mine");
+}
 
 /// What needs the whole corpus ends at once, and names the flag.
 #[test]
@@ -621,6 +651,37 @@ fn the_first_worker_s_day_counts() {
     assert_eq!(dir.names("out/parts"), ["00000-of-00001"]);
 }
 
+/// The day stays when a worker stops, as another may have taken it for its own already.
+#[test]
+fn the_day_of_a_stopped_worker_counts() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::large(16));
+    let export = |share: &str| {
+        let args = ["export", "--input-dir", "in", "--output-dir", "out", "--worker", share];
+        dir.colophon(args)
+    };
+    let run = Running::held_while_reading(
+        || {
+            let _ = fs::remove_dir_all(dir.path("out"));
+            export("0/2").args(SLOW).spawn()
+        },
+        "in/a.jsonl",
+        |_| in_the_making(&dir, FIRST).is_some_and(|bytes| bytes > 0),
+    );
+    run.signal(Signal::TERM);
+    run.resume();
+    run.wait().status(143);
+    assert_eq!(dir.names("out/parts"), ["day"]);
+    // It was long ago.
+    dir.write("out/parts/day", "2001-02-03\n");
+    export("0/2").run().status(0);
+    export("1/2").run().status(0);
+    merge(&dir).run().status(0);
+    let date = &dir.json("out/manifest.json")["configuration"]["constants"]["metadata.curation_date"];
+    assert_eq!(*date, Value::from("2001-02-03"));
+    assert!(!dir.path("out/parts").exists());
+}
+
 // ---- At once
 
 #[test]
@@ -916,6 +977,55 @@ fn a_merge_that_died_behind_its_commit_was_done() {
     }
     merge(&dir).run().status(0);
     assert_same(&export, &dir.snapshot("out").without("notes.txt"), "the export");
+}
+
+/// A merge that died when a gate had failed and the parts were gone fails again, by the same words.
+#[test]
+fn a_gate_that_failed_is_told_again() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(50));
+    // Many files, which take their time to go.
+    for shard in 0..700 {
+        dir.write(format!("in/{shard}.jsonl"), "bad\n");
+    }
+    dir.export().args(["--sample", "0.5", "--max-reject-ratio", "1", "--no-card"]).run().status(0);
+    worker(&dir, 0, 1, &["--no-card"]).run().status(0);
+    fs::rename(dir.path("out"), dir.path("ready")).expect("rename");
+    let restore = || {
+        let _ = fs::remove_dir_all(dir.path("out"));
+        copy(&dir, "ready", "out");
+    };
+    let error = |run: Finished| run.stderr.lines().find(|line| line.starts_with("error")).map(String::from);
+    restore();
+    let expected = error(merge(&dir).run().status(1));
+    let failed = dir.snapshot("out");
+    let mut met = 0;
+    for _ in 0..40 {
+        restore();
+        let mut run = merge(&dir).spawn();
+        let _ = run.until_or_end(|| !dir.path("out/parts").exists());
+        run.signal(Signal::KILL);
+        let _ = run.wait();
+        let is_met = dir.path("out/.colophon-used-up").exists();
+        if is_met {
+            // It is the parts that count where there are some.
+            assert!(!dir.path("out/parts").exists());
+            let again = merge(&dir).run().status(1).says(&["killed when a gate had failed"]);
+            assert_eq!(error(again), expected);
+            assert_same(&failed, &dir.snapshot("out"), "what failed");
+            merge(&dir).run().status(3).says(&["no parts"]);
+            met += 1;
+        }
+        if met == 3 {
+            break;
+        }
+    }
+    assert!(met > 0, "no merge was met behind its failure");
+    // What such a merge left says nothing of the next one.
+    restore();
+    dir.write("out/.colophon-used-up", "other words");
+    assert_eq!(error(merge(&dir).run().status(1)), expected);
+    assert_same(&failed, &dir.snapshot("out"), "what failed");
 }
 
 /// When to kill a process: at a moment of chance, or as soon as something can be seen of what it does.

@@ -5,14 +5,20 @@ use crate::publish::address;
 use reqwest::header::HeaderValue;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The Hub, if `HF_ENDPOINT` names no other.
 const ENDPOINT: &str = "https://huggingface.co";
 
+/// More bytes than any token has.
+const LONGEST: u64 = 16 << 10;
+
 /// A token. It has no way to be printed.
-pub struct Token(HeaderValue);
+pub struct Token {
+    header: HeaderValue,
+    text: String,
+}
 
 /// What the environment says.
 pub struct Account {
@@ -47,16 +53,28 @@ impl Account {
 impl Token {
     /// The header that says who asks. It is marked, so that no library writes it to a log.
     pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+        self.header.clone()
+    }
+
+    /// For those who see to it that it is not printed.
+    pub fn secret(&self) -> &str {
+        &self.text
     }
 
     /// `source` says where the text is from.
     fn new(text: &str, source: &str) -> Result<Token> {
-        let header = HeaderValue::from_str(&format!("Bearer {text}"));
         // The text itself is not for a message, not even if it is no token.
-        let mut header = header.map_err(|_| environment(source, "what is there is no token", NO_TOKEN))?;
+        let wrong = |what: &str| environment(source, what, NO_TOKEN);
+        if text.contains(['\n', '\r']) {
+            return Err(wrong("there is more than one line, and a token has one"));
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(wrong("there is a space in it, and a token has none"));
+        }
+        let header = HeaderValue::from_str(&format!("Bearer {text}"));
+        let mut header = header.map_err(|_| wrong("what is there is no token"))?;
         header.set_sensitive(true);
-        Ok(Token(header))
+        Ok(Token { header, text: text.into() })
     }
 }
 
@@ -73,14 +91,31 @@ fn token() -> Result<Token> {
         Some(path) => (PathBuf::from(path), true),
         None => (home().0.join("token"), false),
     };
-    match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Token::new(text.trim(), &show(&path)),
-        Ok(_) => Err(Error::environment(&path, "there is no token in it", NO_TOKEN)),
+    let source = if named { format!("HF_TOKEN_PATH: {}", show(&path)) } else { show(&path) };
+    match read(&path) {
+        Ok(text) if !text.trim().is_empty() => Token::new(text.trim(), &source),
+        Ok(_) => Err(environment(&source, "there is no token in it", NO_TOKEN)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !named => {
             Err(environment("the Hub", "there is no token, and nobody uploads without", NO_TOKEN))
         }
-        Err(error) => Err(Error::io(&path, "read the token", &error)),
+        Err(error) => Err(match Error::io(&path, "read the token", &error) {
+            Error::Environment { cause, remedy, .. } => {
+                let remedy = if remedy.is_empty() { NO_TOKEN.into() } else { remedy };
+                Error::Environment { subject: source, cause, remedy }
+            }
+            error => error,
+        }),
     }
+}
+
+/// The text of a token's file. What is longer than any token is not read to its end.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = fs::File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    if read as u64 == LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than any token"));
+    }
+    Ok(text)
 }
 
 /// A folder that keeps what a later run can take up. It is removed with the value if it is nobody else's.

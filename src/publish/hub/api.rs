@@ -6,6 +6,7 @@
 
 use super::account::{Account, NO_TOKEN};
 use crate::error::{self, Error};
+use crate::publish::discreet;
 use crate::publish::retry::{self, Policy};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -28,8 +29,10 @@ const SILENCE: Duration = Duration::from_secs(180);
 pub const BATCH: usize = 256;
 /// Bytes of a file's beginning by which the Hub decides what it is.
 pub const SAMPLE: usize = 512;
-/// Bytes of an answer that an error message may quote.
+/// Characters of an answer that an error message may quote.
 const QUOTE: usize = 300;
+/// Bytes of a refusal that are read.
+const REFUSAL: usize = 64 << 10;
 
 /// The endpoints for one repository.
 pub struct Api {
@@ -41,6 +44,8 @@ pub struct Api {
     /// Requests that were made again.
     pub retries: AtomicU64,
     policy: Policy,
+    /// What no message may have in it.
+    secrets: Vec<String>,
 }
 
 /// Why a request came to nothing.
@@ -161,6 +166,7 @@ impl Api {
             id: format!("{owner}/{name}"),
             retries: AtomicU64::new(0),
             policy: Policy::default(),
+            secrets: vec![account.token.secret().to_owned()],
         })
     }
 
@@ -182,7 +188,7 @@ impl Api {
     async fn ask(&self, build: impl Fn(&Client) -> RequestBuilder) -> Result<Response, Failure> {
         let mut failures = 0;
         loop {
-            let (failure, asked) = match once(build(&self.http)).await {
+            let (failure, asked) = match self.once(build(&self.http)).await {
                 Ok(response) => return Ok(response),
                 Err(failed) => failed,
             };
@@ -257,8 +263,7 @@ impl Api {
     /// The end of a branch.
     pub async fn head(&self, revision: &str) -> Result<Head, Failure> {
         let info = self.get(self.of_repository(&["revision", revision])?).await?;
-        let commit = info["sha"].as_str().ok_or_else(|| Failure::Lost("the Hub names no commit".into()))?;
-        Ok(Head { commit: commit.into(), private: info["private"] == true })
+        Ok(Head { commit: commit_id(&info["sha"])?, private: info["private"] == true })
     }
 
     /// All files of a commit.
@@ -336,11 +341,51 @@ impl Api {
         // One file at a time is in memory.
         let body = stream::iter(std::iter::once(Ok(header)).chain(lines)).map(|line| line.map(Bytes::from));
         let request = self.http.post(url).header(CONTENT_TYPE, "application/x-ndjson").header(CONTENT_LENGTH, bytes);
-        let response = once(request.body(reqwest::Body::wrap_stream(body))).await?;
+        let response = self.once(request.body(reqwest::Body::wrap_stream(body))).await?;
         let answer: Value = response.json().await.map_err(|error| (Failure::Lost(chain(&error)), None))?;
-        let commit = answer["commitOid"].as_str();
-        commit.map(Into::into).ok_or_else(|| (Failure::Lost("the Hub names no commit".into()), None))
+        commit_id(&answer["commitOid"]).map_err(|failure| (failure, None))
     }
+
+    /// Makes a request once. A failure comes with the time that the server asks to wait.
+    async fn once(&self, request: RequestBuilder) -> Result<Response, (Failure, Option<Duration>)> {
+        let response = request.send().await.map_err(|error| (Failure::Lost(chain(&error)), None))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let asked = asked_to_wait(response.headers());
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (code, message) = (header("x-error-code"), header("x-error-message"));
+        let body = beginning(response).await;
+        let said =
+            serde_json::from_slice::<Value>(&body).ok().and_then(|json| json["error"].as_str().map(str::to_owned));
+        let message = self.quote(&message.or(said).unwrap_or_default());
+        Err((Failure::Refused { status, code: code.unwrap_or_default(), message }, asked))
+    }
+
+    /// What somebody else says, fit for a message.
+    pub fn quote(&self, text: &str) -> String {
+        discreet::text(text, &self.secrets, QUOTE)
+    }
+}
+
+/// The beginning of a refusal, which may not end.
+async fn beginning(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < REFUSAL {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            _ => break,
+        }
+    }
+    body
+}
+
+/// A commit's id, which is shown and becomes a part of addresses.
+fn commit_id(value: &Value) -> Result<String, Failure> {
+    let is_id = |id: &&str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let id = value.as_str().filter(is_id);
+    id.map(Into::into).ok_or_else(|| Failure::Lost("the Hub names no commit".into()))
 }
 
 impl Operation {
@@ -383,23 +428,6 @@ fn line(key: &str, value: &Value) -> Vec<u8> {
     line
 }
 
-/// Makes a request once. A failure comes with the time that the server asks to wait.
-async fn once(request: RequestBuilder) -> Result<Response, (Failure, Option<Duration>)> {
-    let response = request.send().await.map_err(|error| (Failure::Lost(chain(&error)), None))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let asked = asked_to_wait(response.headers());
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (code, message) = (header("x-error-code"), header("x-error-message"));
-    let body = response.text().await.unwrap_or_default();
-    let said = serde_json::from_str::<Value>(&body).ok().and_then(|json| json["error"].as_str().map(str::to_owned));
-    let message: String = message.or(said).unwrap_or_default();
-    let message = message.chars().filter(|c| !c.is_control()).take(QUOTE).collect();
-    Err((Failure::Refused { status, code: code.unwrap_or_default(), message }, asked))
-}
-
 /// What the server asks for by `Retry-After`, or by the Hub's `RateLimit`: `"api";r=0;t=55`.
 fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok();
@@ -429,7 +457,7 @@ fn chain(error: &reqwest::Error) -> String {
         text = format!("{text}: {error}");
         source = error.source();
     }
-    text
+    discreet::text(&text, &[], QUOTE)
 }
 
 impl Failure {

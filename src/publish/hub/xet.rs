@@ -99,7 +99,7 @@ impl Sender<'_> {
                     | XetError::Io(_)
                     | XetError::NotFound(_)
             );
-            let failure = Failure::Lost(error.to_string());
+            let failure = Failure::Lost(self.api.quote(&error.to_string()));
             if failures >= 3 || !may_pass || self.api.wait(failures, failure, None).await.is_err() {
                 return Err(self.error(file.as_deref(), &error));
             }
@@ -128,7 +128,10 @@ impl Sender<'_> {
             if let Ok(report) = tokio::time::timeout(GLANCE, work.as_mut()).await {
                 return report.map(|report| report.dedup_metrics.total_bytes_uploaded);
             }
-            let arrived = commit.progress().total_bytes_completed;
+            // What is read is soon packed, and then waits for its turn on the network.
+            let report = commit.progress();
+            let waiting = report.total_transfer_bytes.saturating_sub(report.total_transfer_bytes_completed);
+            let arrived = report.total_bytes_completed.saturating_sub(waiting);
             (self.host.sent)(arrived.saturating_sub(*told));
             *told = arrived.max(*told);
         }
@@ -143,7 +146,7 @@ impl Sender<'_> {
         };
         Error::Environment {
             subject,
-            cause: format!("the Hub's store for large files: {error}"),
+            cause: format!("the Hub's store for large files: {}", self.api.quote(&error.to_string())),
             remedy: remedy.into(),
         }
     }

@@ -1,10 +1,15 @@
 //! What a request failed with: whether another try may help, and what to do when none did.
 
 use crate::error::{Error, show};
-use crate::publish::retry;
+use crate::publish::{discreet, retry};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+/// Characters of a server's message that are shown.
+const QUOTE: usize = 300;
+/// Characters of a server's name for what happened.
+const CODE: usize = 60;
 
 /// A request that failed.
 #[derive(Debug)]
@@ -45,12 +50,16 @@ const TRANSIENT: [&str; 15] = [
 ];
 
 impl Failure {
-    /// Reads what the SDK says of a failed request.
-    pub fn of<E: ProvideErrorMetadata + std::error::Error + 'static>(error: &SdkError<E>) -> Failure {
+    /// Reads what the SDK says of a failed request. A server may repeat what it was sent: `secrets` are not shown.
+    pub fn of<E: ProvideErrorMetadata + std::error::Error + 'static>(
+        error: &SdkError<E>,
+        secrets: &[String],
+    ) -> Failure {
+        let plain = |text: &str| discreet::text(text, secrets, QUOTE);
         let response = error.raw_response();
         let status = response.map(|response| response.status().as_u16());
         let header = |name| response.and_then(|response| response.headers().get(name));
-        let code = error.code().map(plain).filter(|code| !code.is_empty());
+        let code = error.code().map(|code| discreet::text(code, secrets, CODE)).filter(|code| !code.is_empty());
         let is_transient = match error {
             SdkError::TimeoutError(_) | SdkError::ResponseError(_) => true,
             SdkError::DispatchFailure(failure) => {
@@ -64,7 +73,7 @@ impl Failure {
             _ => false,
         };
         let said = error.message().map(plain).filter(|message| !message.is_empty());
-        let message = said.unwrap_or_else(|| plain(cause(error)));
+        let message = said.unwrap_or_else(|| plain(&cause(error)));
         let retry_after = header("retry-after").and_then(|text| retry::retry_after(text, SystemTime::now()));
         // It becomes a part of requests.
         let is_name = |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -136,7 +145,8 @@ impl Failure {
             ("RequestTimeTooSkewed", _) => "this machine's clock is off: set it, with NTP for instance",
             ("InvalidAccessKeyId", _) => "check AWS_ACCESS_KEY_ID or the profile, and --endpoint-url",
             ("SignatureDoesNotMatch", _) => "check AWS_SECRET_ACCESS_KEY or the profile, and --region",
-            ("ExpiredToken" | "TokenRefreshRequired", _) => "the credentials have expired: renew them and run again",
+            ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => EXPIRED,
+            ("InvalidToken", _) => "check AWS_SESSION_TOKEN, which has to come with the keys, or the profile",
             ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) => {
                 "check --region and --endpoint-url: the bucket is elsewhere"
             }
@@ -161,6 +171,9 @@ impl Failure {
     }
 }
 
+/// What to do about credentials whose time is over.
+pub const EXPIRED: &str = "the credentials have expired: renew them and run again";
+
 /// What whoever may not do it needs.
 fn permission(doing: &str) -> String {
     let right = match doing.split(' ').next() {
@@ -173,18 +186,13 @@ fn permission(doing: &str) -> String {
 }
 
 /// The innermost cause: what the layers around it add says nothing more.
-fn cause(error: &dyn std::error::Error) -> String {
+pub fn cause(error: &dyn std::error::Error) -> String {
     let (mut text, mut next) = (error.to_string(), error.source());
     while let Some(inner) = next {
         text = inner.to_string();
         next = inner.source();
     }
     text
-}
-
-/// Without what does something to a terminal.
-fn plain(text: impl AsRef<str>) -> String {
-    text.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect::<String>().trim().into()
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! Every object bears its SHA-256 as metadata, and that alone decides what is sent. The manifest goes last. Where
 //! files of an earlier export have to be replaced, its manifest is taken away first, so that no reader ever sees a
 //! manifest beside files that are not its own; what it listed is kept aside until the new one is there, so that a
-//! killed upload forgets nothing.
+//! killed upload forgets nothing. What is about to be sent is written down first (`intent`), so that the next upload
+//! knows what a killed one may have left.
 
 mod failure;
+mod intent;
 mod multipart;
 mod put;
 mod store;
@@ -19,6 +21,7 @@ use crate::error::{Error, Result};
 use aws_sdk_s3::error::SdkError;
 use failure::Failure;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use intent::{INTENT, Intent};
 use multipart::Slots;
 use put::Condition;
 use std::collections::{BTreeSet, HashSet};
@@ -185,16 +188,21 @@ enum Found {
 
 /// Reads a manifest at the target.
 async fn read_manifest(store: &Store<'_>, name: &str) -> std::result::Result<Found, Failure> {
+    let Some(bytes) = fetch(store, name).await? else { return Ok(Found::Nothing) };
+    Ok(content::earlier(&bytes).map_or(Found::Foreign, |manifest| Found::Manifest(Box::new(manifest), bytes)))
+}
+
+/// The bytes of an object, if it is there.
+async fn fetch(store: &Store<'_>, name: &str) -> std::result::Result<Option<Vec<u8>>, Failure> {
     let request = || async {
         let answer = store.client.get_object().bucket(store.bucket).key(store.key(name)).send().await?;
         // A body that breaks off is as an answer that does not come.
         answer.body.collect().await.map_err(SdkError::timeout_error)
     };
-    let bytes = match store.call(name, "read it", 0, request).await {
-        Err(failure) if failure.is_absent() => return Ok(Found::Nothing),
-        body => body?.to_vec(),
-    };
-    Ok(content::earlier(&bytes).map_or(Found::Foreign, |manifest| Found::Manifest(Box::new(manifest), bytes)))
+    match store.call(name, "read it", 0, request).await {
+        Err(failure) if failure.is_absent() => Ok(None),
+        body => Ok(Some(body?.to_vec())),
+    }
 }
 
 /// An upload under way.
@@ -219,6 +227,8 @@ struct Plan<'a> {
     is_published: bool,
     /// A manifest was kept aside by an upload that did not end.
     has_aside: bool,
+    /// What uploads that did not end meant to send.
+    intent: Option<Intent>,
 }
 
 impl<'a> Upload<'a> {
@@ -274,13 +284,21 @@ impl<'a> Upload<'a> {
             earlier.iter().any(|manifest| manifest.files.iter().any(|listed| listed.path == file.name))
         };
         replaces |= send.iter().any(is_listed);
-        let delete = if self.options.delete { self.stale(&earlier, listed) } else { Vec::new() };
+        let mut delete = if self.options.delete { self.stale(&earlier, listed) } else { Vec::new() };
         let hides = manifest.is_some() && (replaces || !delete.is_empty());
+        let intent = Intent::read(self.store, listed).await?;
+        // What no manifest lists yet, no reader misses.
+        if let (true, Some(intent)) = (self.options.delete, &intent) {
+            let left = intent.left(&self, listed).await?;
+            delete.extend(left);
+            delete.sort_by(|a, b| a.path.cmp(&b.path));
+            delete.dedup_by(|a, b| a.path == b.path);
+        }
         let is_same = |(object, _): &(Object, Vec<u8>)| object.is(self.content.manifest_file());
         let is_published = !hides && manifest.as_ref().is_some_and(is_same);
         // The largest first: at the end there is then little to wait for.
         send.sort_by_key(|file| std::cmp::Reverse(file.bytes));
-        Ok(Plan { send, skip, delete, manifest, hides, is_published, has_aside })
+        Ok(Plan { send, skip, delete, manifest, hides, is_published, has_aside, intent })
     }
 
     /// The manifests at the target, which say what earlier uploads put there: the one that readers see, which also
@@ -343,11 +361,10 @@ impl<'a> Upload<'a> {
     /// are there; the manifest that is kept aside goes when the upload ends, and not before.
     fn stale(self, earlier: &[Manifest], listed: &Listing) -> Vec<Entry> {
         let kept: BTreeSet<&str> = self.content.files.iter().map(|file| file.name.as_str()).collect();
-        let is_plain = |path: &str| !path.split('/').any(|part| matches!(part, "" | "." | ".."));
         let mut stale = std::collections::BTreeMap::new();
         for file in earlier.iter().flat_map(|manifest| &manifest.files) {
-            let is_kept = kept.contains(file.path.as_str()) || file.path == ASIDE;
-            if listed.may_have(&file.path) && is_plain(&file.path) && !is_kept {
+            let path = file.path.as_str();
+            if listed.may_have(path) && is_own_name(path) && !kept.contains(path) {
                 stale.insert(file.path.clone(), file.bytes);
             }
         }
@@ -357,10 +374,18 @@ impl<'a> Upload<'a> {
     /// Sends what is to be sent, the manifest last, and removes what is to be removed. Gives the bytes that were sent.
     async fn publish(self, plan: &Plan<'a>) -> Result<u64> {
         let store = self.store;
+        if let Some(intent) = &plan.intent {
+            let in_parts = plan.send.iter().filter(|file| file.bytes > self.options.s3.part_size);
+            intent.end_uploads(store, &in_parts.map(|file| file.name.as_str()).collect()).await?;
+        }
+        let written = match plan.send.is_empty() {
+            true => None,
+            false => Some(Intent::write(store, self.content, plan.intent.as_ref()).await?),
+        };
         // Beside files that are being replaced or removed, no manifest may stand.
         if let Some((_, bytes)) = plan.manifest.as_ref().filter(|_| plan.hides) {
             put::bytes(store, ASIDE, bytes.clone().into(), None, Condition::Any).await?;
-            remove(store, MANIFEST).await?;
+            remove_file(store, MANIFEST).await?;
         }
         let sent = stream::iter(&plan.send).map(|file| async move {
             let sent = multipart::send(store, file, self.options, self.slots).await?;
@@ -371,7 +396,10 @@ impl<'a> Upload<'a> {
         let sent: u64 =
             sent.buffer_unordered(self.options.concurrency).try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
         self.content.check()?;
-        let removals = stream::iter(&plan.delete).map(|entry| remove(store, &entry.path));
+        if let Some(written) = &written {
+            Intent::check(store, written).await?;
+        }
+        let removals = stream::iter(&plan.delete).map(|entry| remove_file(store, &entry.path));
         removals.buffer_unordered(self.options.concurrency).try_collect::<Vec<()>>().await?;
         let manifest = self.content.manifest_file();
         let mut bytes = sent;
@@ -386,7 +414,12 @@ impl<'a> Upload<'a> {
         (store.host.sent)(manifest.bytes);
         (store.host.done)();
         if plan.hides || plan.has_aside {
-            remove(store, ASIDE).await?;
+            remove_file(store, ASIDE).await?;
+        }
+        // Without `--delete`, what earlier uploads left stays, and so does the list of it.
+        let is_wanted = |intent: &Intent| !self.options.delete && intent.is_beyond(self.content);
+        if (written.is_some() || plan.intent.is_some()) && !plan.intent.as_ref().is_some_and(is_wanted) {
+            Intent::remove(store).await?;
         }
         Ok(bytes)
     }
@@ -422,12 +455,23 @@ fn foreign(manifest: &str) -> Error {
     Error::Usage(format!("{manifest} is not a manifest of colophon's, and would be replaced: choose another prefix"))
 }
 
+/// Whether a name that a manifest lists can be that of a file that an upload put below the target: the manifest, and
+/// what is kept beside it, go in their own time.
+fn is_own_name(path: &str) -> bool {
+    let is_plain = !path.split('/').any(|part| matches!(part, "" | "." | ".."));
+    is_plain && ![MANIFEST, ASIDE, INTENT].contains(&path)
+}
+
 /// Removes an object; that it is not there is no failure.
-async fn remove(store: &Store<'_>, name: &str) -> Result<()> {
+async fn remove(store: &Store<'_>, name: &str) -> std::result::Result<(), Failure> {
     let request = || store.client.delete_object().bucket(store.bucket).key(store.key(name)).send();
     match store.call(name, "remove it", 0, request).await {
-        Ok(_) => Ok(()),
-        Err(failure) if failure.is_absent() => Ok(()),
-        Err(failure) => Err(failure.error(&store.shown(name), "remove it")),
+        Err(failure) if !failure.is_absent() => Err(failure),
+        _ => Ok(()),
     }
+}
+
+/// The same for a file, with the error for people.
+async fn remove_file(store: &Store<'_>, name: &str) -> Result<()> {
+    remove(store, name).await.map_err(|failure| failure.error(&store.shown(name), "remove it"))
 }

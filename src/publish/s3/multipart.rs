@@ -16,7 +16,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use md5::{Digest, Md5};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Semaphore;
@@ -80,6 +80,76 @@ async fn abort(store: &Store<'_>, name: &str, id: &str) {
             tracing::warn!("{}", failure.error(&store.shown(name), "remove its parts"));
         }
         _ => tracing::debug!("removed an open upload of {name}"),
+    }
+}
+
+/// Removes the open uploads of this program's making for files of these names, where the server lists them.
+///
+/// # Errors
+/// [`Error::Environment`] if the server cannot be reached.
+pub async fn end(store: &Store<'_>, names: &HashSet<&str>) -> Result<()> {
+    let prefix = store.key("");
+    for upload in open_uploads(store, &prefix).await?.unwrap_or_default() {
+        let name = upload.key().and_then(|key| key.strip_prefix(&prefix));
+        let (Some(name), Some(id)) = (name.filter(|name| names.contains(name)), upload.upload_id()) else { continue };
+        let has_checksum = |parts: &Vec<Part>| parts.iter().any(|part| part.checksum_sha256().is_some());
+        if is_ours(&upload) || arrived(store, name, id).await?.as_ref().is_some_and(has_checksum) {
+            abort(store, name, id).await;
+        }
+    }
+    Ok(())
+}
+
+/// Open uploads whose keys begin so; `None` if the server does not list them.
+async fn open_uploads(store: &Store<'_>, prefix: &str) -> Result<Option<Vec<MultipartUpload>>> {
+    let (mut uploads, mut marker) = (Vec::new(), (None::<String>, None::<String>));
+    loop {
+        let request = || {
+            let list = store.client.list_multipart_uploads().bucket(store.bucket).prefix(prefix);
+            list.set_key_marker(marker.0.clone()).set_upload_id_marker(marker.1.clone()).send()
+        };
+        let page = match store.call("", "list the open uploads", 0, request).await {
+            Ok(page) => page,
+            Err(failure) if failure.is_transient => {
+                return Err(failure.error(&store.shown(""), "list the open uploads"));
+            }
+            // Not known here, or not allowed.
+            Err(_) => return Ok(None),
+        };
+        uploads.extend_from_slice(page.uploads());
+        let next = (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
+        if page.is_truncated() != Some(true) || next.0.is_none() || next == marker {
+            return Ok(Some(uploads));
+        }
+        marker = next;
+    }
+}
+
+/// Whether an open upload is of this program's making: only it asks for this checksum.
+fn is_ours(upload: &MultipartUpload) -> bool {
+    upload.checksum_algorithm() == Some(&ChecksumAlgorithm::Sha256)
+}
+
+/// Parts of an upload that have arrived; nothing if it vanished, or if the server does not say.
+async fn arrived(store: &Store<'_>, name: &str, id: &str) -> Result<Option<Vec<Part>>> {
+    let (mut parts, mut marker) = (Vec::new(), None::<String>);
+    loop {
+        let request = || {
+            let list = store.client.list_parts().bucket(store.bucket).key(store.key(name)).upload_id(id);
+            list.set_part_number_marker(marker.clone()).send()
+        };
+        let page = match store.call(name, "list its parts", 0, request).await {
+            Ok(page) => page,
+            Err(failure) if failure.is_transient => return Err(failure.error(&store.shown(name), "list its parts")),
+            Err(_) => return Ok(None),
+        };
+        parts.extend_from_slice(page.parts());
+        match page.next_part_number_marker() {
+            Some(next) if page.is_truncated() == Some(true) && Some(next) != marker.as_deref() => {
+                marker = Some(next.into());
+            }
+            _ => return Ok(Some(parts)),
+        }
     }
 }
 
@@ -286,8 +356,8 @@ impl Large<'_> {
         let mut best: Option<Open> = None;
         for upload in uploads {
             let Some(id) = upload.upload_id() else { continue };
-            let is_ours = upload.checksum_algorithm() == Some(&ChecksumAlgorithm::Sha256);
-            let Some(parts) = self.arrived(id).await? else {
+            let is_ours = is_ours(&upload);
+            let Some(parts) = arrived(self.store, &self.file.name, id).await? else {
                 // What cannot be taken up must not stay either.
                 if is_ours {
                     abort(self.store, &self.file.name, id).await;
@@ -316,43 +386,11 @@ impl Large<'_> {
         Ok(Some(best))
     }
 
+    /// Open uploads of this file; `None` if the server lists none.
     async fn open_uploads(self) -> Result<Option<Vec<MultipartUpload>>> {
-        let Large { store, file, .. } = self;
-        let key = store.key(&file.name);
-        let request = || store.client.list_multipart_uploads().bucket(store.bucket).prefix(&key).send();
-        match store.call(&file.name, "list its open uploads", 0, request).await {
-            Ok(answer) => {
-                let is_ours = |upload: &&MultipartUpload| upload.key() == Some(&key);
-                Ok(Some(answer.uploads().iter().filter(is_ours).cloned().collect()))
-            }
-            Err(failure) if failure.is_transient => Err(self.failed(&failure, "list its open uploads")),
-            // Not known here, or not allowed.
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Parts of an upload that have arrived; nothing if it vanished, or if the server does not say.
-    async fn arrived(self, id: &str) -> Result<Option<Vec<Part>>> {
-        let Large { store, file, .. } = self;
-        let (mut parts, mut marker) = (Vec::new(), None::<String>);
-        loop {
-            let request = || {
-                let list = store.client.list_parts().bucket(store.bucket).key(store.key(&file.name)).upload_id(id);
-                list.set_part_number_marker(marker.clone()).send()
-            };
-            let page = match store.call(&file.name, "list its parts", 0, request).await {
-                Ok(page) => page,
-                Err(failure) if failure.is_transient => return Err(self.failed(&failure, "list its parts")),
-                Err(_) => return Ok(None),
-            };
-            parts.extend_from_slice(page.parts());
-            match page.next_part_number_marker() {
-                Some(next) if page.is_truncated() == Some(true) && Some(next) != marker.as_deref() => {
-                    marker = Some(next.into());
-                }
-                _ => return Ok(Some(parts)),
-            }
-        }
+        let key = self.store.key(&self.file.name);
+        let uploads = open_uploads(self.store, &key).await?;
+        Ok(uploads.map(|uploads| uploads.into_iter().filter(|upload| upload.key() == Some(&key)).collect()))
     }
 
     /// The parts for completing the upload, if every one is the file's.

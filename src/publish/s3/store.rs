@@ -1,11 +1,10 @@
 //! A bucket, and how it is spoken to: credentials, region, retries.
 
-use super::failure::Failure;
-use crate::error::{Error, Result};
-use crate::publish::Host;
-use crate::publish::address;
+use super::failure::{self, Failure};
+use crate::error::{Error, Result, show};
 use crate::publish::options::{Options, S3Options};
 use crate::publish::retry::{self, Policy};
+use crate::publish::{Host, address, discreet};
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -13,17 +12,21 @@ use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::config::{Credentials, ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The region of a server that is not Amazon's, where nothing says another.
 const REGION: &str = "us-east-1";
 /// Where the SDK finds the address of a server for S3 alone.
 const S3_ENDPOINT: &str = "AWS_ENDPOINT_URL_S3";
+/// Characters of a cause that are shown.
+const QUOTE: usize = 300;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may take, beside what its bytes need.
@@ -41,6 +44,8 @@ pub struct Store<'a> {
     /// The bucket is named in the server's name, and the server is not Amazon's.
     names_bucket: bool,
     policy: Policy,
+    /// What no message may have in it.
+    secrets: Vec<String>,
     /// Requests that were made again.
     pub retries: AtomicU64,
     /// What the upload needs from whoever runs it.
@@ -51,12 +56,14 @@ impl<'a> Store<'a> {
     /// Finds credentials and region; nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Environment`] if there are no credentials; [`Error::Usage`] if what is found cannot be used.
+    /// [`Error::Environment`] if there are no credentials, or none to be had now; [`Error::Usage`] if what is found
+    /// cannot be used.
     pub async fn open(bucket: &'a str, prefix: &'a str, options: &Options, host: Host<'a>) -> Result<Store<'a>> {
         let config = config(&options.s3).await;
         check_config(&config)?;
-        let Some(credentials) = config.credentials_provider() else { return Err(no_credentials("")) };
-        let found = credentials.provide_credentials().await.map_err(|error| no_credentials(&error.to_string()))?;
+        let Some(credentials) = config.credentials_provider() else { return Err(no_credentials()) };
+        let found = credentials.provide_credentials().await.map_err(|error| unusable(&error))?;
+        check_time(&found)?;
         check_text("the access key id", &["AWS_ACCESS_KEY_ID"], found.access_key_id())?;
         check_text("the secret access key", &["AWS_SECRET_ACCESS_KEY"], found.secret_access_key())?;
         check_text("the session token", &["AWS_SESSION_TOKEN"], found.session_token().unwrap_or_default())?;
@@ -65,8 +72,10 @@ impl<'a> Store<'a> {
         let default = Policy::default();
         let policy = Policy { attempts: attempts.unwrap_or(default.attempts).max(1), ..default };
         let client = client(&config, &options.s3, None);
+        let secrets = [Some(found.secret_access_key()), found.session_token()];
+        let secrets = secrets.into_iter().flatten().map(str::to_owned).collect();
         let names_bucket = config.endpoint_url().is_some() && !options.s3.path_style;
-        Ok(Store { client, bucket, prefix, names_bucket, policy, retries: AtomicU64::new(0), host })
+        Ok(Store { client, bucket, prefix, names_bucket, policy, secrets, retries: AtomicU64::new(0), host })
     }
 
     /// The same with the bucket in another region.
@@ -105,7 +114,7 @@ impl<'a> Store<'a> {
         loop {
             let mut failure = match tokio::time::timeout(limit, request()).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => Failure::of(&error),
+                Ok(Err(error)) => Failure::of(&error, &self.secrets),
                 Err(_) => Failure::late(limit),
             };
             failure.names_bucket = self.names_bucket;
@@ -180,11 +189,63 @@ fn check_text(what: &str, variables: &[&str], value: &str) -> Result<()> {
     Err(Error::Usage(format!("{source}: {cause}; take it out")))
 }
 
-fn no_credentials(cause: &str) -> Error {
-    let cause = if cause.is_empty() { String::new() } else { format!(" ({cause})") };
+/// Why there are no credentials, and what to do.
+fn unusable(error: &CredentialsError) -> Error {
+    let cause = discreet::text(&failure::cause(error), &[], QUOTE);
+    let cause = cause.trim_end_matches(['.', ' ']);
+    match error {
+        CredentialsError::InvalidConfiguration(_) => {
+            Error::Usage(format!("the profile for AWS cannot be used: {cause}; correct {}", profile_files()))
+        }
+        CredentialsError::CredentialsNotLoaded(_) => {
+            match std::env::var("AWS_PROFILE").ok().filter(|p| !p.is_empty()) {
+                Some(profile) => Error::Usage(format!(
+                    "AWS_PROFILE: there is no profile '{}' with credentials in {}; name one that is there",
+                    discreet::text(&profile, &[], QUOTE),
+                    profile_files()
+                )),
+                None => no_credentials(),
+            }
+        }
+        _ if cause.contains("external process") => Error::Environment {
+            subject: "credential_process of the profile for AWS".into(),
+            cause: cause.to_owned(),
+            remedy: "run that command by hand to see what it needs, and run again".into(),
+        },
+        _ => Error::Environment {
+            subject: "S3".into(),
+            cause: format!("could not get credentials: {cause}"),
+            remedy: "check the profile or role that they come from, and run again".into(),
+        },
+    }
+}
+
+/// The files that profiles come from.
+fn profile_files() -> String {
+    let file = |variable: &str, default: &str| match std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        Some(path) => format!("{} ({variable})", show(Path::new(&path))),
+        None => default.to_owned(),
+    };
+    let (config, credentials) = ("~/.aws/config", "~/.aws/credentials");
+    format!("{} or {}", file("AWS_CONFIG_FILE", config), file("AWS_SHARED_CREDENTIALS_FILE", credentials))
+}
+
+/// Fails on credentials whose time is over, if they say so.
+fn check_time(found: &Credentials) -> Result<()> {
+    match found.expiry() {
+        Some(end) if end <= SystemTime::now() => Err(Error::Environment {
+            subject: "S3".into(),
+            cause: "the credentials that the profile or role gives are out of date".into(),
+            remedy: failure::EXPIRED.into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn no_credentials() -> Error {
     Error::Environment {
         subject: "S3".into(),
-        cause: format!("there are no credentials{cause}"),
+        cause: "there are no credentials".into(),
         remedy:
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with AWS_PROFILE, or give the machine \
             or pod a role"

@@ -275,6 +275,39 @@ fn what_does_not_pass_ends_with_cause_and_remedy_and_nothing_published() {
     }
 }
 
+/// What the Hub says is shown in a line, without what it was sent and without what a terminal obeys.
+#[test]
+fn what_the_hub_repeats_is_fit_to_be_printed() {
+    let dir = exported();
+    let said = format!("\\u001b[2JNo\\nto Authorization: Bearer {WRITER} or {WRITER}: {}", "on and on ".repeat(1000));
+    let body: &'static str = Box::leak(format!("{{\"error\":\"{said}\"}}").into_boxed_str());
+    let header: &'static str =
+        Box::leak(format!("of {WRITER} at https://me:PASSWORDOFME@host/x?sig=x").into_boxed_str());
+    let headers: &'static [(&str, &str)] = Box::leak(Box::new([("x-error-message", header)]));
+    for (headers, body, says) in
+        [(&[][..], body, "No to Authorization: *** ***"), (headers, "", "of *** at https://***@")]
+    {
+        for path in ["/whoami-v2", "/set/tree/"] {
+            let hub = Hub::start();
+            hub.trouble(Method::GET, path, 0, usize::MAX, Trouble::Status(400, headers, body));
+            let finished = run(upload(&dir, &hub, SET, &[]), 3).says(&[says]);
+            assert!(!finished.stderr.contains("PASSWORDOFME"), "{}", finished.stderr);
+            assert!(!finished.stderr.contains(|c: char| c.is_control() && c != '\n'), "{}", finished.stderr);
+            assert!(finished.stderr.lines().all(|line| line.len() < 1000), "{}", finished.stderr.len());
+        }
+    }
+}
+
+/// What no message is made of is not read to its end either.
+#[test]
+fn a_long_refusal_is_not_repeated() {
+    let (dir, hub) = (exported(), Hub::start());
+    let body: &'static str = Box::leak(format!("{{\"error\":\"{}\"}}", "on and on ".repeat(2 << 20)).into_boxed_str());
+    hub.trouble(Method::GET, "/set/tree/", 0, usize::MAX, Trouble::Status(400, &[], body));
+    let finished = run(upload(&dir, &hub, SET, &[]), 3).says(&["400"]);
+    assert!(finished.stderr.lines().all(|line| line.len() < 1000), "{}", finished.stderr.len());
+}
+
 #[test]
 fn a_server_that_stays_away_is_named() {
     let dir = exported();
@@ -307,6 +340,26 @@ fn the_token_is_found_where_the_hubs_clients_look() {
     run(without("hf").env("HF_TOKEN_PATH", dir.path("gone")), 3).says(&["gone: could not read the token"]);
     dir.write("empty", "\n");
     run(without("hf").env("HF_TOKEN_PATH", dir.path("empty")), 3).says(&["empty: there is no token in it"]);
+    for (text, says) in [
+        (format!("{WRITER}\n{WRITER}\n"), "more than one line"),
+        (format!("HF_TOKEN={WRITER} x"), "a space in it"),
+        ("\u{7}".into(), "no token"),
+        ("x".repeat(1 << 20), "longer than any token"),
+    ] {
+        let path = dir.write("odd", &text);
+        run(without("hf").env("HF_TOKEN_PATH", path), 3).says(&["HF_TOKEN_PATH: ", "odd", says, "settings/tokens"]);
+        if text.len() < 1000 && text != "\u{7}" {
+            run(upload(&dir, &hub, SET, &["--dry-run"]).env("HF_TOKEN", text), 3).says(&["HF_TOKEN: ", says]);
+        }
+    }
+    run(without("hf").env("HF_TOKEN_PATH", dir.folder("folder")), 3).says(&["HF_TOKEN_PATH: ", "read the token"]);
+    run(without("hf").env("HF_TOKEN_PATH", "/dev/zero"), 3).says(&["/dev/zero", "longer than any token"]);
+    // Line ends of any system behind it.
+    for end in ["\n", "\r\n", "\n\n"] {
+        let path = dir.write("ended", format!("{WRITER}{end}"));
+        run(without("elsewhere").env("HF_TOKEN_PATH", path), 0);
+        run(upload(&dir, &hub, SET, &["--dry-run"]).env("HF_TOKEN", format!("{WRITER}{end}")), 0);
+    }
     run(without("hf").env("HF_HUB_OFFLINE", "1"), 2).says(&["HF_HUB_OFFLINE"]);
     run(without("hf").env("HF_ENDPOINT", "huggingface.co"), 2).says(&["HF_ENDPOINT"]);
     let address = hub.endpoint().replace("://", &format!("://somebody:{WRITER}@"));

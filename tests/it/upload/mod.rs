@@ -215,6 +215,196 @@ fn an_earlier_manifest_does_not_stand_beside_new_files() {
     assert!(!server.file(".colophon/replaced-manifest.json").exists());
 }
 
+/// `upload` that is killed while it sends the first file after so many whose names begin so.
+fn killed_while_sending(server: &S3Server, dir: &Dir, part: &str, after: usize) {
+    let hang = Action::Delay(std::time::Duration::from_secs(30));
+    let fault = Fault { method: "PUT", part: part.into(), after, times: usize::MAX, action: hang };
+    server.proxy().inject(fault);
+    let mut run = server.upload(dir).args(["--concurrency", "1"]).spawn();
+    run.until(|| server.proxy().seen("PUT", part) == after + 1);
+    run.signal(rustix::process::Signal::KILL);
+    run.wait();
+    server.proxy().reset();
+}
+
+/// The names of the split `train` at the target.
+fn trained(server: &S3Server) -> Vec<String> {
+    server.published().into_keys().filter(|name| name.starts_with("train")).collect()
+}
+
+/// What a killed upload left goes with the next one, though no manifest at the target lists it; so do the leavings of
+/// several. What others keep under such a name stays.
+#[test]
+fn what_killed_uploads_left_is_removed() {
+    for server in [S3Server::plain(), S3Server::listing()] {
+        let dir = exported();
+        for size in ["4MiB", "2MiB"] {
+            dir.export().args(["--shard-size", size]).run().status(0);
+            killed_while_sending(&server, &dir, "/train-", 2);
+        }
+        let left = trained(&server);
+        assert_eq!(left.len(), 4, "{left:?}");
+        // Both uploads meant to write this one, and did not come to it.
+        let names = dir.names("out");
+        let last = names.iter().rfind(|name| name.starts_with("train-")).expect("a shard");
+        std::fs::write(server.file(last), "theirs").expect("write");
+        dir.export().run().status(0);
+        // They are not forgotten over an upload that leaves them alone.
+        server.upload(&dir).run().status(0);
+        let left_alone: Vec<_> = trained(&server).into_iter().filter(|name| left.contains(name)).collect();
+        assert_eq!(left_alone, left);
+        let dry = server.upload(&dir).args(["--delete", "--dry-run", "--json"]).run().status(0).json();
+        let paths = |receipt: &serde_json::Value| -> Vec<String> {
+            let entries = receipt["deleted"].as_array().expect("a list");
+            entries.iter().map(|entry| entry["path"].as_str().expect("a path").to_owned()).collect()
+        };
+        assert_eq!((paths(&dry), trained(&server).len()), (left.clone(), 6));
+        let receipt = server.upload(&dir).args(["--delete", "--json"]).run().status(0).json();
+        assert_eq!(paths(&receipt), left);
+        assert_eq!(std::fs::read(server.file(last)).expect("a file"), b"theirs");
+        std::fs::remove_file(server.file(last)).expect("remove");
+        assert_published(&server, &dir);
+        assert!(!server.file(".colophon/intent.json").exists());
+        // And an earlier manifest is not taken away for what it does not list.
+        let others = exported();
+        others.export().args(["--shard-size", "4MiB"]).run().status(0);
+        killed_while_sending(&server, &others, "/train-", 1);
+        assert_eq!(trained(&server).len(), 2);
+        server.upload(&dir).args(["--delete"]).run().status(0);
+        assert_eq!(server.proxy().seen("DELETE", "/manifest.json"), 0);
+        assert_published(&server, &dir);
+    }
+}
+
+/// Parts go as well, also where no upload in parts follows, and without `--delete`: nobody but the one who pays for
+/// them sees them.
+#[test]
+fn parts_of_files_that_are_no_more_are_removed() {
+    let (server, dir) = (S3Server::listing(), exported());
+    killed_while_sending(&server, &dir, "partNumber", 1);
+    assert_eq!(server.open(), 1);
+    dir.export().args(["--shard-size", "4MiB"]).run().status(0);
+    server.upload(&dir).run().status(0);
+    assert_eq!(server.open(), 0);
+    assert_published(&server, &dir);
+}
+
+/// Of two uploads at once the one that began first gives way, before it removes or publishes anything.
+#[test]
+fn two_uploads_at_once_publish_no_half() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let delay = Action::Delay(std::time::Duration::from_secs(3));
+    server.proxy().inject(Fault { method: "PUT", part: "/test.jsonl".into(), after: 0, times: 1, action: delay });
+    let mut first = server.upload(&dir).args(["--delete"]).spawn();
+    first.until(|| server.proxy().seen("PUT", "/test.jsonl") == 1);
+    let other = exported();
+    other.export().args(["--seed", "7"]).run().status(0);
+    server.upload(&other).args(["--delete"]).run().status(0);
+    first.wait().status(3).says(&["another upload to this target has begun", "run again"]);
+    server.upload(&other).run().status(0);
+    assert_published(&server, &other);
+}
+
+/// What is on in the job file can be switched off.
+#[test]
+fn a_job_file_s_delete_is_switched_off() {
+    let (server, dir) = (S3Server::plain(), exported());
+    server.upload(&dir).run().status(0);
+    dir.export().args(["--shard-size", "4MiB"]).run().status(0);
+    let endpoint = format!("http://{}", server.proxy().address);
+    let target = server.target();
+    dir.write(
+        "job.toml",
+        format!(
+            "output-dir = 'out'\n[upload]\ntarget = '{target}'\nendpoint-url = '{endpoint}'\npath-style = true\n\
+             delete = true\ndry-run = true\nno-verify = true\n"
+        ),
+    );
+    let upload = |args: &[&str]| {
+        let command = dir.colophon([&["upload", "--job", "job.toml"], args].concat()).env("COLOPHON_DRY_RUN", "0");
+        server.environment(command, SECRET)
+    };
+    upload(&[]).env("COLOPHON_DELETE", "false").run().status(0).says(&["Uploading"]);
+    assert!(server.published().contains_key("train.jsonl"));
+    upload(&["--delete=false"]).env("COLOPHON_DELETE", "1").run().status(0);
+    assert!(server.published().contains_key("train.jsonl"));
+    upload(&["--no-verify=false"]).run().status(0).says(&["Verifying"]);
+}
+
+/// What a server says is shown in a line, without what it was sent and without what a terminal obeys.
+#[test]
+fn what_a_server_repeats_is_fit_to_be_printed() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let token = "SESSIONTOKENTHATNOBODYMAYSEE/+==";
+    let said = format!(
+        "Denied&#x9b;2J to {SECRET}, with\nAuthorization: AWS4-HMAC-SHA256 Credential=x, Signature=SIGNATUREOFTHIS \
+         X-Amz-Security-Token: {token} at https://me:PASSWORDOFME@host/x?X-Amz-Signature=PRESIGNATURE \u{202e}{}",
+        "and so on ".repeat(100_000)
+    );
+    let body = format!("<Error><Code>Odd&#x85;{SECRET}{}</Code><Message>{said}</Message></Error>", "x".repeat(9999));
+    let answer = Action::Answer { status: 400, headers: "content-type: application/xml\r\n".into(), body };
+    server.proxy().inject(Fault { method: "GET", part: "list-type=2".into(), after: 0, times: 1, action: answer });
+    let run = server.upload(&dir).args(["--verbose"]).env("AWS_SESSION_TOKEN", token).run().status(3);
+    let run = run.says(&["400 Odd", "Denied 2J to ***, with Authorization:", "Credential=x"]);
+    for secret in [SECRET, token, "SIGNATUREOFTHIS", "PASSWORDOFME", "PRESIGNATURE"] {
+        assert!(!run.stderr.contains(secret), "{secret}: {}", run.stderr);
+    }
+    assert!(!run.stderr.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{}", run.stderr);
+    assert!(run.stderr.lines().all(|line| line.len() < 1000), "{}", run.stderr.len());
+}
+
+/// Credentials that are not there, not to be had or out of date: what, why, what to do, and whether to try again.
+#[test]
+fn credentials_that_cannot_be_had_are_explained() {
+    let (server, dir) = (S3Server::plain(), exported());
+    let profile = |process: &str| format!("[profile p]\ncredential_process = {process}\n");
+    let keys = |end: &str| {
+        format!(
+            "echo '{{\"Version\": 1, \"AccessKeyId\": \"{}\", \"SecretAccessKey\": \"{SECRET}\", \
+             \"SessionToken\": \"\", \"Expiration\": \"{end}\"}}'\n",
+            s3::KEY
+        )
+    };
+    dir.write("fail.sh", "echo oh no >&2; echo password=hunter22hunter22 >&2; exit 3\n");
+    dir.write("old.sh", keys("2001-02-03T04:05:06Z"));
+    dir.write("odd.sh", "echo '{\"SecretAccessKey\": \"hunter22hunter22\"'\n");
+    for (name, config, status, says) in [
+        ("p", profile("sh fail.sh"), 3, &["credential_process", "oh no", "by hand"][..]),
+        ("p", profile("sh odd.sh"), 3, &["credential_process", "could not parse", "by hand"]),
+        ("p", profile("sh old.sh"), 3, &["out of date", "renew them"]),
+        ("p", profile("sh gone.sh"), 3, &["credential_process", "gone.sh"]),
+        ("gone", profile("sh fail.sh"), 2, &["AWS_PROFILE", "'gone'", "AWS_CONFIG_FILE"]),
+        ("p", "[profile p]\nregion = x\n".into(), 2, &["AWS_PROFILE", "'p'"]),
+        ("p", "[profile p\nregion = x\n".into(), 2, &["could not parse", "/config (AWS_CONFIG_FILE)"]),
+        ("p", "[profile p]\nsource_profile = q\nrole_arn = x\n".into(), 2, &["AWS_PROFILE", "'p'"]),
+        ("", String::new(), 3, &["there are no credentials", "AWS_PROFILE"]),
+    ] {
+        dir.write("config", config);
+        let upload = server.upload(&dir).args(["--no-verify", "--verbose"]).env("AWS_ACCESS_KEY_ID", "");
+        let upload = upload.env("AWS_SECRET_ACCESS_KEY", "").env("AWS_CONFIG_FILE", dir.path("config"));
+        let run = upload.env("AWS_PROFILE", name).run().status(status).says(&["error: "]).says(says);
+        assert!(!run.stderr.contains("hunter22"), "{}", run.stderr);
+        assert_eq!(run.stderr.lines().filter(|line| line.contains("error")).count(), 1, "{}", run.stderr);
+    }
+    assert_eq!(server.proxy().seen("", ""), 0);
+    let expired = |code: &str| Action::Answer {
+        status: 400,
+        headers: "content-type: application/xml\r\n".into(),
+        body: format!("<Error><Code>{code}</Code><Message>The provided token has expired.</Message></Error>"),
+    };
+    for (code, says) in [("ExpiredToken", "renew them"), ("InvalidToken", "AWS_SESSION_TOKEN")] {
+        let action = expired(code);
+        server.proxy().inject(Fault { method: "GET", part: "list-type=2".into(), after: 0, times: 1, action });
+        server.upload(&dir).args(["--no-verify"]).run().status(3).says(&[&server.target(), code, says]);
+    }
+    // One that works.
+    dir.write("new.sh", keys("2101-02-03T04:05:06Z"));
+    dir.write("config", profile("sh new.sh"));
+    let upload = server.upload(&dir).env("AWS_ACCESS_KEY_ID", "").env("AWS_SECRET_ACCESS_KEY", "");
+    upload.env("AWS_CONFIG_FILE", dir.path("config")).env("AWS_PROFILE", "p").run().status(0);
+    assert_published(&server, &dir);
+}
+
 /// At the defaults an upload needs little memory, whatever the size of its files.
 #[test]
 fn memory_is_bounded() {
