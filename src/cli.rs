@@ -777,6 +777,13 @@ impl Job {
                 "run makes the whole export: leave out worker and workers, or use export and merge".into(),
             ));
         }
+        if upload.dry_run.or(file.upload.as_ref().and_then(|upload| upload.dry_run)) == Some(true) {
+            return Err(Error::Usage(
+                "run does all of the job, and replaces the export: leave out dry-run; `colophon plan` shows what would \
+                 be exported, `colophon upload --dry-run` what would be sent"
+                    .into(),
+            ));
+        }
         let verify = export.run.clone();
         let is_wanted = upload.target.is_some() || file.upload.is_some();
         let upload = upload.or(file.upload.unwrap_or_default());

@@ -555,7 +555,8 @@ const FILE_KEYS: [&str; 13] = [
     "metrics-addr",
 ];
 
-/// Names the first unknown key, with the known one that looks most like it.
+/// Names the first unknown key, with the known one that looks most like it; and an option that slipped below
+/// `[constants]`, where TOML takes whatever follows.
 fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> {
     let command = ExportArgs::augment_args(clap::Command::new("export"));
     let flags: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(String::from)).collect();
@@ -567,7 +568,17 @@ fn check_keys(table: &toml::Table) -> std::result::Result<(), (String, String)> 
             return Err((key.clone(), format!("unknown key '{shown}'; did you mean '{nearest}'?")));
         }
     }
-    Ok(())
+    let constants = table.get("constants").and_then(toml::Value::as_table);
+    match constants.into_iter().flat_map(toml::Table::keys).find(|key| known().any(|k| k == *key)) {
+        None => Ok(()),
+        Some(key) => Err((
+            key.clone(),
+            format!(
+                "'{key}' below [constants] would be written into every document; write the option '{key}' above the \
+                 first table, or --set {key}=VALUE if a constant is what you want"
+            ),
+        )),
+    }
 }
 
 /// The name that looks most like this one.

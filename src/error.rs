@@ -24,7 +24,7 @@ pub enum Error {
         remedy: String,
     },
     /// A signal asked to stop. Status 128 + its number.
-    #[error("stopped by {}; nothing half-done was left", signal_name(*.0))]
+    #[error("stopped by {}; nothing half-done can be taken for whole", signal_name(*.0))]
     Stopped(i32),
 }
 

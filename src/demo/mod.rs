@@ -21,9 +21,13 @@ const MARKER: &str = ".colophon-demo";
 pub fn write(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).context(folder, "make the folder")?;
     let marker = folder.join(MARKER);
-    let stranger = fs::read_dir(folder).context(folder, "read the folder")?.next();
-    if let (Some(entry), false) = (stranger, marker.exists()) {
-        let name = crate::error::show(Path::new(&entry.context(folder, "read the folder")?.file_name()));
+    let strangers = fs::read_dir(folder).context(folder, "read the folder")?;
+    // The root of a new volume has a folder of its file system's own.
+    let stranger = strangers
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .find(|name| !name.as_ref().is_ok_and(|name| name == "lost+found"));
+    if let (Some(name), false) = (stranger, marker.exists()) {
+        let name = crate::error::show(Path::new(&name.context(folder, "read the folder")?));
         let folder = crate::error::show(folder);
         return Err(Error::Usage(format!("{folder} holds '{name}' and is no earlier demo's: choose a new folder")));
     }

@@ -209,7 +209,7 @@ pub fn configuration_difference(ours: &Map<String, Value>, theirs: &Map<String, 
 /// What a configuration says of a key; of a table, only what is not too long for a message.
 fn said(configuration: &Map<String, Value>, key: &str) -> String {
     const LONG: usize = 200;
-    let text = configuration.get(key).map_or("nothing".into(), Value::to_string);
+    let text = configuration.get(key).filter(|value| !value.is_null()).map_or("not set".into(), Value::to_string);
     if text.len() <= LONG { text } else { "something else".into() }
 }
 

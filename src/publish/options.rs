@@ -15,6 +15,20 @@ pub struct Options {
     pub hub: HubOptions,
 }
 
+impl Options {
+    /// What is to be removed of that which an earlier export put there and this one does not have. Without `delete`
+    /// that is nothing; but the manifest that lists it is about to be replaced, so the user learns of it now.
+    pub fn removed<T>(&self, beyond: Vec<T>) -> Vec<T> {
+        if self.delete || beyond.is_empty() {
+            return beyond;
+        }
+        let (count, files) = (beyond.len(), if beyond.len() == 1 { "file" } else { "files" });
+        let would = if self.dry_run { "would stay" } else { "stay" };
+        tracing::warn!("{count} {files} of the earlier export {would}; a later --delete will not know of them");
+        Vec::new()
+    }
+}
+
 /// What can be said of an upload to S3.
 #[derive(Clone, Debug)]
 pub struct S3Options {

@@ -324,7 +324,8 @@ fn example(columns: &[Column], depth: usize) -> String {
         ColumnKind::Object(members) => example(members, depth + 1),
         ColumnKind::Field(kind, _) => match kind {
             FieldType::String => "\"…\"".into(),
-            FieldType::Number | FieldType::Integer => "7".into(),
+            FieldType::Number => "0.5".into(),
+            FieldType::Integer => "7".into(),
             FieldType::Boolean => "true".into(),
             FieldType::Any => "…".into(),
         },

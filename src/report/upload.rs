@@ -8,12 +8,12 @@ use std::fmt::Write;
 /// What was done, and what lies at the target now.
 pub fn text(receipt: &Receipt) -> String {
     let mut text = String::new();
-    let would = if receipt.dry_run { "would be " } else { "" };
+    let (would, width) = if receipt.dry_run { ("would be ", 27) } else { ("", 18) };
     let mut row = |what: &str, entries: &[Entry]| {
         let bytes = entries.iter().map(|entry| entry.bytes).sum();
         let files = if entries.len() == 1 { "file " } else { "files" };
         let count = thousands(entries.len() as u64);
-        let _ = writeln!(text, "{what:<22}  {count:>8} {files}  {}", HumanBytes(bytes));
+        let _ = writeln!(text, "{what:<width$}  {count:>8} {files}  {}", HumanBytes(bytes));
     };
     row(&format!("{would}sent"), &receipt.sent);
     row(&format!("{would}skipped (the same)"), &receipt.skipped);

@@ -349,6 +349,7 @@ fn a_switch_is_on_or_off() {
         "delete",
         "dry-run",
         "forbid-leakage",
+        "from-parts",
         "json",
         "no-card",
         "no-verify",
@@ -409,7 +410,9 @@ fn mistakes_in_options_are_named() {
 #[test]
 fn mistakes_in_a_job_file_are_named() {
     let dir = with_documents();
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 15] = [
+        ("[constants]\ndedup = 'exact'", &["line 3", "'dedup'", "above the first table", "--set dedup="]),
+        ("[constants]\nsummary.data-dir = 'x'", &["line 3", "'summary'"]),
         ("sede = 7", &["'sede'", "'seed'"]),
         ("input_dir = 'in'", &["'input_dir'", "'input-dir'"]),
         ("shards-size = '1MiB'", &["'shards-size'", "'shard-size'"]),

@@ -400,7 +400,8 @@ fn a_plan_of_something_else_is_named() {
     for share in [&[][..], &["--worker", "1/2"]] {
         export(share, 2).says(&["seed is 1 there, 42 here"]);
         export(&[share, &["--seed", "1", "--split-ratio", "0.9,0.05,0.05"]].concat(), 2).says(&["split_ratio"]);
-        export(&[share, &["--seed", "1", "--min-words", "2"]].concat(), 2).says(&["min_words is null there, 2 here"]);
+        export(&[share, &["--seed", "1", "--min-words", "2"]].concat(), 2)
+            .says(&["min_words is not set there, 2 here"]);
     }
     // Another version.
     let (sound, _) = header(&dir);

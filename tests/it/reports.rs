@@ -14,6 +14,16 @@ fn with_rejects(sound: usize, bad: usize) -> Dir {
 
 // ---- The ledger
 
+/// A new volume's root is no reason not to write there; anything of a user's is.
+#[test]
+fn the_demo_takes_an_empty_volume_and_no_folder_of_others() {
+    let dir = Dir::new();
+    dir.folder("demo/lost+found");
+    dir.colophon(["demo", "demo"]).run().status(0);
+    dir.write("mine/notes.txt", "x");
+    dir.colophon(["demo", "mine"]).run().status(2).says(&["mine holds 'notes.txt'"]);
+}
+
 #[test]
 fn the_ledger_balances_everywhere() {
     let dir = Dir::new();

@@ -212,7 +212,8 @@ impl Upload<'_> {
             Some(head) => Some(self.earlier(&head.commit).await?),
             None => None,
         };
-        Plan::new(self.content, tree, earlier.as_ref().filter(|_| self.options.delete))
+        let plan = Plan::new(self.content, tree, earlier.as_ref())?;
+        Ok(Plan { delete: self.options.removed(plan.delete), ..plan })
     }
 
     /// The manifest that is there. What another program wrote is not replaced.

@@ -23,7 +23,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compares a content with the files of a commit. `earlier` is the manifest there, if what it lists beyond the
+    /// Compares a content with the files of a commit. `earlier` is the manifest there: what it lists beyond the
     /// content is to go.
     ///
     /// # Errors

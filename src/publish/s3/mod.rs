@@ -284,7 +284,7 @@ impl<'a> Upload<'a> {
             earlier.iter().any(|manifest| manifest.files.iter().any(|listed| listed.path == file.name))
         };
         replaces |= send.iter().any(is_listed);
-        let mut delete = if self.options.delete { self.stale(&earlier, listed) } else { Vec::new() };
+        let mut delete = self.options.removed(self.stale(&earlier, listed));
         let hides = manifest.is_some() && (replaces || !delete.is_empty());
         let intent = Intent::read(self.store, listed).await?;
         // What no manifest lists yet, no reader misses.

@@ -321,7 +321,7 @@ fn a_job_file_s_delete_is_switched_off() {
         ),
     );
     let upload = |args: &[&str]| {
-        let command = dir.colophon([&["upload", "--job", "job.toml"], args].concat()).env("COLOPHON_DRY_RUN", "0");
+        let command = dir.colophon([&["upload", "--job", "job.toml"], args].concat()).env("COLOPHON_NO_VERIFY", "0");
         server.environment(command, SECRET)
     };
     upload(&[]).env("COLOPHON_DELETE", "false").run().status(0).says(&["Uploading"]);
@@ -449,11 +449,16 @@ fn a_job_file_from_export_to_summary() {
     assert!(json["export"]["ledger"].is_object() && !json["summary"].is_null());
     // Nothing begins if a later step is badly configured.
     std::fs::remove_dir_all(dir.path("out")).expect("remove");
-    for (more, says) in [("part-size = '1MiB'", "--part-size"), ("regoin = 'x'", "regoin")] {
+    for (more, says) in
+        [("part-size = '1MiB'", "--part-size"), ("regoin = 'x'", "regoin"), ("dry-run = true", "dry-run")]
+    {
         dir.write("job.toml", job(more));
         run(&["run", "job.toml"]).status(2).says(&[says]);
         assert!(!dir.path("out").exists());
     }
+    dir.write("job.toml", job(""));
+    run(&["run", "job.toml", "--dry-run"]).status(2).says(&["dry-run", "colophon plan"]);
+    assert!(!dir.path("out").exists());
     dir.write("job.toml", job("").replace("'demo'", "'nowhere'"));
     run(&["run", "job.toml"]).status(3).says(&["nowhere", "data-dir"]);
     dir.write("job.toml", "workers = 3\n".to_owned() + &job(""));
@@ -474,7 +479,7 @@ fn a_job_is_changed_by_flags_and_the_environment() {
         let command = dir.colophon(args).env("COLOPHON_SEED", "2").env("COLOPHON_OUTPUT_DIR", "out");
         server.environment(command.env("COLOPHON_TARGET", server.target()), SECRET)
     };
-    let dry = run().env("COLOPHON_DRY_RUN", "1").run().status(0);
+    let dry = run().env("COLOPHON_NO_VERIFY", "1").run().status(0);
     assert!(dry.stdout.contains("would be sent"), "{}", dry.stdout);
     assert_eq!(server.published().len(), 0);
     let _ = run().run().status(0);

@@ -129,6 +129,9 @@ pub fn replaced(server: &dyn Server) {
     assert_eq!(json["dry_run"], true);
     assert!(json["deleted"].as_array().is_some_and(|deleted| deleted.iter().any(|e| e["path"] == "train.jsonl")));
     assert!(server.published() == earlier, "a dry run changed something");
+    // Without `--delete` they would stay, and nobody would know of them any more.
+    let stays = server.upload(&dir).args(["--dry-run"]).run().status(0);
+    stays.says(&["of the earlier export would stay", "--delete"]);
     let json = server.upload(&dir).args(["--delete", "--json"]).run().status(0).json();
     assert!(json["deleted"].as_array().is_some_and(|deleted| deleted.iter().any(|e| e["path"] == "train.jsonl")));
     assert_published(server, &dir);
