@@ -7,24 +7,33 @@
 use super::multipart;
 use super::put::{self, Condition};
 use super::store::Store;
-use super::{Entry, Listing, Upload, fetch, head, is_own_name, remove, unseen};
-use crate::domain::manifest::{GENERATOR, is_own};
+use super::{Entry, Listing, Upload, fetch, foreign, head, is_own_name, remove, unseen};
+use crate::domain::manifest::{GENERATOR, hex, is_own};
 use crate::error::{Error, Result};
 use crate::publish::content::Content;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::BuildHasher;
 
 /// Its name at the target.
 pub const INTENT: &str = ".colophon/intent.json";
 
-/// Files that uploads meant to send, this one's first.
-#[derive(Debug, Deserialize, Serialize)]
+/// Files that uploads meant to send.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Intent {
     generator: String,
+    /// Tells two uploads apart that mean to send the same.
+    #[serde(default)]
+    run: String,
     files: Vec<Meant>,
 }
+
+/// An intent that was written down, by its SHA-256.
+pub struct Written(String);
 
 /// A file that is to be sent, as its object will be known.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,6 +48,7 @@ impl Intent {
     /// is cleared away.
     ///
     /// # Errors
+    /// [`Error::Usage`] if it is not of this program's making, or of a version's that this one does not understand;
     /// [`Error::Environment`].
     pub async fn read(store: &Store<'_>, listed: &Listing) -> Result<Option<Intent>> {
         if !listed.may_have(INTENT) {
@@ -48,15 +58,18 @@ impl Intent {
             Err(failure) if failure.is_forbidden() => None,
             bytes => bytes.map_err(|failure| failure.error(&store.shown(INTENT), "read it"))?,
         };
-        let intent = bytes.and_then(|bytes| serde_json::from_slice::<Intent>(&bytes).ok());
-        Ok(intent.filter(|intent| is_own(&intent.generator)))
+        let Some(bytes) = bytes else { return Ok(None) };
+        match serde_json::from_slice::<Intent>(&bytes) {
+            Ok(intent) if is_own(&intent.generator) => Ok(Some(intent)),
+            _ => Err(foreign(&store.shown(INTENT), "a list")),
+        }
     }
 
     /// Writes down what this upload is about to send, beside what earlier ones may have left.
     ///
     /// # Errors
     /// [`Error::Environment`].
-    pub async fn write(store: &Store<'_>, content: &Content, former: Option<&Intent>) -> Result<Bytes> {
+    pub async fn write(store: &Store<'_>, content: &Content, former: Option<&Intent>) -> Result<Written> {
         let meant = content.data_files().iter().map(|file| Meant {
             path: file.name.clone(),
             sha256: file.sha256.clone(),
@@ -64,28 +77,32 @@ impl Intent {
         });
         let earlier = former.into_iter().flat_map(|intent| &intent.files).cloned();
         let files: BTreeSet<Meant> = meant.chain(earlier).collect();
-        let intent = Intent { generator: GENERATOR.into(), files: files.into_iter().collect() };
-        let text = serde_json::to_vec(&intent).map_err(|error| Error::Environment {
+        let run = format!("{:016x}", RandomState::new().hash_one(0));
+        Intent { generator: GENERATOR.into(), run, files: files.into_iter().collect() }.put(store).await
+    }
+
+    async fn put(&self, store: &Store<'_>) -> Result<Written> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::Environment {
             subject: store.shown(INTENT),
             cause: format!("could not put it into JSON: {error}"),
             remedy: String::new(),
         })?;
-        let text = Bytes::from(text);
-        put::bytes(store, INTENT, text.clone(), None, Condition::Any).await?;
-        Ok(text)
+        let sha256 = hex(&Sha256::digest(&text));
+        put::bytes(store, INTENT, Bytes::from(text), Some(&sha256), Condition::Any).await?;
+        Ok(Written(sha256))
     }
 
-    /// Fails if another upload has begun since this one wrote what it means to send: they would remove each other's
-    /// files.
+    /// Fails if another upload has begun since this one wrote what it means to send: they would replace and remove
+    /// each other's files.
     ///
     /// # Errors
     /// [`Error::Environment`].
-    pub async fn check(store: &Store<'_>, written: &Bytes) -> Result<()> {
-        match fetch(store, INTENT).await {
-            Ok(Some(there)) if there == *written => Ok(()),
+    pub async fn check(store: &Store<'_>, Written(sha256): &Written) -> Result<()> {
+        match head(store, INTENT).await {
+            Ok(Some(there)) if there.sha256.as_ref() == Some(sha256) => Ok(()),
             // Whoever may only write cannot look.
             Err(failure) if failure.is_forbidden() => Ok(()),
-            Err(failure) => Err(failure.error(&store.shown(INTENT), "read it")),
+            Err(failure) => Err(unseen(store, INTENT, &failure)),
             Ok(_) => Err(Error::Environment {
                 subject: store.shown(INTENT),
                 cause: "another upload to this target has begun meanwhile".into(),
@@ -108,10 +125,14 @@ impl Intent {
         }
     }
 
-    /// Whether it lists files that an export does not have.
-    pub fn is_beyond(&self, content: &Content) -> bool {
+    /// Leaves the list to the next upload, without the files of an export that is there now; a list of nothing goes.
+    ///
+    /// # Errors
+    /// [`Error::Environment`].
+    pub async fn leave(mut self, store: &Store<'_>, content: &Content) -> Result<()> {
         let kept: HashSet<&str> = content.files.iter().map(|file| file.name.as_str()).collect();
-        self.files.iter().any(|file| !kept.contains(file.path.as_str()))
+        self.files.retain(|file| !kept.contains(file.path.as_str()));
+        if self.files.is_empty() { Intent::remove(store).await } else { self.put(store).await.map(drop) }
     }
 
     /// Objects that earlier uploads left and this one does not have: those that bear the very SHA-256 that was to be

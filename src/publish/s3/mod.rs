@@ -216,7 +216,8 @@ struct Upload<'a> {
 
 /// What there is to do.
 struct Plan<'a> {
-    send: Vec<&'a ContentFile>,
+    /// Each with what has to be there still when it is written.
+    send: Vec<(&'a ContentFile, Condition)>,
     skip: Vec<&'a ContentFile>,
     delete: Vec<Entry>,
     /// What is at the target as the manifest, with its bytes.
@@ -237,7 +238,7 @@ impl<'a> Upload<'a> {
         let mut receipt = Receipt {
             target: self.store.shown("").trim_end_matches('/').into(),
             dry_run: self.options.dry_run,
-            sent: plan.send.iter().map(|file| entry(file)).collect(),
+            sent: plan.send.iter().map(|(file, _)| entry(file)).collect(),
             skipped: plan.skip.iter().map(|file| entry(file)).collect(),
             deleted: plan.delete.clone(),
             ..Receipt::default()
@@ -274,13 +275,13 @@ impl<'a> Upload<'a> {
                 Some(object) if object.is(file) => skip.push(file),
                 object => {
                     replaces |= object.is_some();
-                    send.push(file);
+                    send.push((file, self.unchanged(listed, object)));
                 }
             }
         }
         drop(looks);
         // A file that the manifest at the target lists and that is not there is as one that is replaced.
-        let is_listed = |file: &&ContentFile| {
+        let is_listed = |(file, _): &(&ContentFile, Condition)| {
             earlier.iter().any(|manifest| manifest.files.iter().any(|listed| listed.path == file.name))
         };
         replaces |= send.iter().any(is_listed);
@@ -297,7 +298,7 @@ impl<'a> Upload<'a> {
         let is_same = |(object, _): &(Object, Vec<u8>)| object.is(self.content.manifest_file());
         let is_published = !hides && manifest.as_ref().is_some_and(is_same);
         // The largest first: at the end there is then little to wait for.
-        send.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+        send.sort_by_key(|(file, _)| std::cmp::Reverse(file.bytes));
         Ok(Plan { send, skip, delete, manifest, hides, is_published, has_aside, intent })
     }
 
@@ -316,7 +317,7 @@ impl<'a> Upload<'a> {
                     earlier.push(*found);
                     manifest = Some((object, bytes));
                 }
-                Found::Foreign => return Err(foreign(&self.store.shown(MANIFEST))),
+                Found::Foreign => return Err(foreign(&self.store.shown(MANIFEST), "a manifest")),
                 Found::Nothing => {}
             }
         }
@@ -357,6 +358,16 @@ impl<'a> Upload<'a> {
         }
     }
 
+    /// The condition that what was seen is there still.
+    fn unchanged(self, listed: &Listing, object: Option<Object>) -> Condition {
+        match object {
+            Some(object) => object.etag.map_or(Condition::Any, Condition::Is),
+            // Who may not list cannot be sure that nothing is there.
+            None if listed.is_refused() => Condition::Any,
+            None => Condition::Absent,
+        }
+    }
+
     /// What an earlier manifest lists and this one does not. Only paths below the target count, and only objects that
     /// are there; the manifest that is kept aside goes when the upload ends, and not before.
     fn stale(self, earlier: &[Manifest], listed: &Listing) -> Vec<Entry> {
@@ -375,20 +386,31 @@ impl<'a> Upload<'a> {
     async fn publish(self, plan: &Plan<'a>) -> Result<u64> {
         let store = self.store;
         if let Some(intent) = &plan.intent {
-            let in_parts = plan.send.iter().filter(|file| file.bytes > self.options.s3.part_size);
-            intent.end_uploads(store, &in_parts.map(|file| file.name.as_str()).collect()).await?;
+            let in_parts = plan.send.iter().filter(|(file, _)| file.bytes > self.options.s3.part_size);
+            intent.end_uploads(store, &in_parts.map(|(file, _)| file.name.as_str()).collect()).await?;
         }
-        let written = match plan.send.is_empty() {
+        let is_done = plan.send.is_empty() && plan.delete.is_empty() && plan.is_published;
+        let written = match is_done {
             true => None,
             false => Some(Intent::write(store, self.content, plan.intent.as_ref()).await?),
         };
+        let is_alone = async || match &written {
+            Some(written) => Intent::check(store, written).await,
+            None => Ok(()),
+        };
+        // From now on other uploads can know of this one. One that ended just before has changed what this one saw.
+        if !is_done {
+            self.check_manifest(plan).await?;
+        }
         // Beside files that are being replaced or removed, no manifest may stand.
         if let Some((_, bytes)) = plan.manifest.as_ref().filter(|_| plan.hides) {
             put::bytes(store, ASIDE, bytes.clone().into(), None, Condition::Any).await?;
             remove_file(store, MANIFEST).await?;
         }
-        let sent = stream::iter(&plan.send).map(|file| async move {
-            let sent = multipart::send(store, file, self.options, self.slots).await?;
+        let is_alone = &is_alone;
+        let sent = stream::iter(&plan.send).map(|(file, condition)| async move {
+            is_alone().await?;
+            let sent = multipart::send(store, (file, condition.clone()), self.options, self.slots).await?;
             (store.host.done)();
             tracing::debug!("sent {}", file.name);
             Ok::<_, Error>(sent)
@@ -396,11 +418,10 @@ impl<'a> Upload<'a> {
         let sent: u64 =
             sent.buffer_unordered(self.options.concurrency).try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
         self.content.check()?;
-        if let Some(written) = &written {
-            Intent::check(store, written).await?;
-        }
+        is_alone().await?;
         let removals = stream::iter(&plan.delete).map(|entry| remove_file(store, &entry.path));
         removals.buffer_unordered(self.options.concurrency).try_collect::<Vec<()>>().await?;
+        is_alone().await?;
         let manifest = self.content.manifest_file();
         let mut bytes = sent;
         if !plan.is_published {
@@ -408,7 +429,7 @@ impl<'a> Upload<'a> {
                 Some((object, _)) if !plan.hides => object.etag.clone().map_or(Condition::Any, Condition::Is),
                 _ => Condition::Absent,
             };
-            put::manifest(store, manifest, condition).await?;
+            put::file(store, manifest, condition).await?;
             bytes += manifest.bytes;
         }
         (store.host.sent)(manifest.bytes);
@@ -417,11 +438,24 @@ impl<'a> Upload<'a> {
             remove_file(store, ASIDE).await?;
         }
         // Without `--delete`, what earlier uploads left stays, and so does the list of it.
-        let is_wanted = |intent: &Intent| !self.options.delete && intent.is_beyond(self.content);
-        if (written.is_some() || plan.intent.is_some()) && !plan.intent.as_ref().is_some_and(is_wanted) {
-            Intent::remove(store).await?;
+        match &plan.intent {
+            Some(intent) if !self.options.delete => intent.clone().leave(store, self.content).await?,
+            Some(_) => Intent::remove(store).await?,
+            None if written.is_some() => Intent::remove(store).await?,
+            None => {}
         }
         Ok(bytes)
+    }
+
+    /// Fails if the manifest at the target is another one than it was when this upload was planned.
+    async fn check_manifest(self, plan: &Plan<'a>) -> Result<()> {
+        let planned = plan.manifest.as_ref().map(|(object, _)| object);
+        match head(self.store, MANIFEST).await {
+            Ok(there) if there.as_ref().map(|object| &object.etag) == planned.map(|object| &object.etag) => Ok(()),
+            Err(failure) if failure.is_forbidden() => Ok(()),
+            Err(failure) => Err(unseen(self.store, MANIFEST, &failure)),
+            Ok(_) => Err(put::overtaken(self.store, MANIFEST)),
+        }
     }
 
     /// Looks at every object once more: what is there is what was to be sent.
@@ -451,8 +485,8 @@ fn entry(file: &ContentFile) -> Entry {
 }
 
 /// What another program wrote is not replaced.
-fn foreign(manifest: &str) -> Error {
-    Error::Usage(format!("{manifest} is not a manifest of colophon's, and would be replaced: choose another prefix"))
+fn foreign(name: &str, what: &str) -> Error {
+    Error::Usage(format!("{name} is not {what} of colophon's, and would be replaced: choose another prefix"))
 }
 
 /// Whether a name that a manifest lists can be that of a file that an upload put below the target: the manifest, and

@@ -157,16 +157,20 @@ async fn arrived(store: &Store<'_>, name: &str, id: &str) -> Result<Option<Vec<P
 ///
 /// # Errors
 /// [`Error::Environment`].
-pub async fn send(store: &Store<'_>, file: &ContentFile, options: &Options, slots: &Slots) -> Result<u64> {
+pub async fn send(
+    store: &Store<'_>,
+    (file, condition): (&ContentFile, Condition),
+    options: &Options,
+    slots: &Slots,
+) -> Result<u64> {
     if file.bytes <= options.s3.part_size {
         let _room = slots.room(file.bytes).await;
-        let content = read(file, 0, file.bytes).await?;
-        put::bytes(store, &file.name, content, Some(&file.sha256), Condition::Any).await?;
+        put::file(store, file, condition).await?;
         (store.host.sent)(file.bytes);
         return Ok(file.bytes);
     }
     let part_size = options.s3.part_size.max(file.bytes.div_ceil(MAX_PARTS).next_multiple_of(UNIT));
-    let large = Large { store, file, part_size, slots };
+    let large = Large { store, file, condition: &condition, part_size, slots };
     let mut counted = 0;
     for _ in 0..ANEW {
         if let Some(sent) = large.send(options.concurrency, &mut counted).await? {
@@ -211,6 +215,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 struct Large<'a> {
     store: &'a Store<'a>,
     file: &'a ContentFile,
+    /// What has to hold at the target when the parts are put together.
+    condition: &'a Condition,
     part_size: u64,
     slots: &'a Slots,
 }
@@ -333,12 +339,28 @@ impl Large<'_> {
     async fn complete(self, open: &Open) -> Result<bool> {
         let Large { store, file, .. } = self;
         let parts = CompletedMultipartUpload::builder().set_parts(Some(open.parts.values().cloned().collect())).build();
-        let request = || {
+        let request = |condition: &Condition| {
             let complete = store.client.complete_multipart_upload().bucket(store.bucket).key(store.key(&file.name));
-            complete.upload_id(&open.id).multipart_upload(parts.clone()).send()
+            let complete = complete.upload_id(&open.id).multipart_upload(parts.clone());
+            match condition {
+                Condition::Any => complete,
+                Condition::Absent => complete.if_none_match("*"),
+                Condition::Is(etag) => complete.if_match(etag),
+            }
+            .send()
         };
-        let vanished = match store.call(&file.name, "put its parts together", file.bytes, request).await {
+        let doing = "put its parts together";
+        let mut result = store.call(&file.name, doing, file.bytes, || request(self.condition)).await;
+        if result.as_ref().is_err_and(Failure::is_unknown_request) {
+            // A store that knows no conditions.
+            result = store.call(&file.name, doing, file.bytes, || request(&Condition::Any)).await;
+        }
+        let vanished = match result {
             Ok(_) => false,
+            Err(failure) if failure.is_precondition() => match head(store, &file.name).await {
+                Ok(Some(object)) if object.is(file) => return Ok(true),
+                _ => return Err(put::overtaken(store, &file.name)),
+            },
             Err(failure) if failure.is("NoSuchUpload") || failure.is("InvalidPart") => true,
             Err(failure) => return Err(self.failed(&failure, "put its parts together")),
         };

@@ -84,11 +84,11 @@ pub async fn bytes(
     }
 }
 
-/// Writes the manifest, unless somebody else has written one meanwhile.
+/// Writes a file in one piece, unless somebody else has written it meanwhile.
 ///
 /// # Errors
 /// [`Error::Environment`].
-pub async fn manifest(store: &Store<'_>, file: &ContentFile, condition: Condition) -> Result<()> {
+pub async fn file(store: &Store<'_>, file: &ContentFile, condition: Condition) -> Result<()> {
     let content = super::multipart::read(file, 0, file.bytes).await?;
     let name = &file.name;
     let mut result = put(store, name, content.clone(), Some(&file.sha256), &condition).await;
@@ -99,16 +99,21 @@ pub async fn manifest(store: &Store<'_>, file: &ContentFile, condition: Conditio
     let unseen = |failure: super::Failure| super::unseen(store, name, &failure);
     match result {
         Ok(()) => Ok(()),
-        // An answer that was lost looks the same as somebody else's manifest.
+        // An answer that was lost looks the same as somebody else's file.
         Err(failure) if failure.is_precondition() => match head(store, name).await.map_err(unseen)? {
             Some(object) if object.is(file) => Ok(()),
-            _ => Err(Error::Environment {
-                subject: store.shown(name),
-                cause: "another upload has written it meanwhile".into(),
-                remedy: "run again when no other upload to this target is under way".into(),
-            }),
+            _ => Err(overtaken(store, name)),
         },
         Err(failure) => Err(failure.error(&store.shown(name), "write it")),
+    }
+}
+
+/// The error for an object that another upload has written since this one looked.
+pub fn overtaken(store: &Store<'_>, name: &str) -> Error {
+    Error::Environment {
+        subject: store.shown(name),
+        cause: "another upload has written it meanwhile".into(),
+        remedy: "run again when no other upload to this target is under way".into(),
     }
 }
 

@@ -300,9 +300,56 @@ fn two_uploads_at_once_publish_no_half() {
     let other = exported();
     other.export().args(["--seed", "7"]).run().status(0);
     server.upload(&other).args(["--delete"]).run().status(0);
-    first.wait().status(3).says(&["another upload to this target has begun", "run again"]);
-    server.upload(&other).run().status(0);
+    first.wait().status(3).says(&["another upload", "run again"]);
     assert_published(&server, &other);
+}
+
+/// The same if the second has nothing to send but the manifest, which the first has taken away.
+#[test]
+fn an_upload_that_only_publishes_is_seen_by_others() {
+    let (server, dir) = (S3Server::plain(), exported());
+    server.upload(&dir).run().status(0);
+    let other = exported();
+    other.export().args(["--shard-size", "4MiB"]).run().status(0);
+    let delay = Action::Delay(std::time::Duration::from_secs(4));
+    let part = "/test-00000-of-00001.jsonl";
+    server.proxy().inject(Fault { method: "PUT", part: part.into(), after: 0, times: 1, action: delay });
+    let mut first = server.upload(&other).args(["--delete"]).spawn();
+    first.until(|| server.proxy().seen("PUT", part) == 1);
+    server.upload(&dir).run().status(0);
+    first.wait().status(3).says(&["another upload", "run again"]);
+    let published = server.published();
+    for name in dir.names("out") {
+        assert!(published.get(&name) == Some(&dir.read(&format!("out/{name}"))), "{name}");
+    }
+}
+
+/// What an upload that ended has left is nobody's to remove, whatever was killed before it.
+#[test]
+fn what_ended_uploads_left_is_not_removed() {
+    let (server, dir) = (S3Server::plain(), exported());
+    dir.export().args(["--shard-size", "4MiB"]).run().status(0);
+    killed_while_sending(&server, &dir, "/train-", 1);
+    let left = trained(&server);
+    dir.export().run().status(0);
+    server.upload(&dir).run().status(0);
+    dir.export().args(["--compress", "gzip"]).run().status(0);
+    server.upload(&dir).run().status(0);
+    server.upload(&dir).args(["--delete"]).run().status(0);
+    let names = trained(&server);
+    assert!(names.contains(&"train.jsonl".to_owned()) && !left.iter().any(|name| names.contains(name)), "{names:?}");
+}
+
+/// Another program's object under the name is not replaced.
+#[test]
+fn a_list_of_others_is_not_replaced() {
+    let (server, dir) = (S3Server::plain(), exported());
+    server.upload(&dir).run().status(0);
+    let list = server.file(".colophon/intent.json");
+    std::fs::create_dir_all(list.parent().expect("a folder")).expect("make");
+    std::fs::write(&list, r#"{"mine":true}"#).expect("write");
+    server.upload(&dir).run().status(2).says(&[".colophon/intent.json", "another prefix"]);
+    assert_eq!(std::fs::read(&list).expect("there"), br#"{"mine":true}"#);
 }
 
 /// What is on in the job file can be switched off.
@@ -321,7 +368,7 @@ fn a_job_file_s_delete_is_switched_off() {
         ),
     );
     let upload = |args: &[&str]| {
-        let command = dir.colophon([&["upload", "--job", "job.toml"], args].concat()).env("COLOPHON_NO_VERIFY", "0");
+        let command = dir.colophon([&["upload", "--job", "job.toml"], args].concat()).env("COLOPHON_DRY_RUN", "0");
         server.environment(command, SECRET)
     };
     upload(&[]).env("COLOPHON_DELETE", "false").run().status(0).says(&["Uploading"]);
@@ -479,8 +526,7 @@ fn a_job_is_changed_by_flags_and_the_environment() {
         let command = dir.colophon(args).env("COLOPHON_SEED", "2").env("COLOPHON_OUTPUT_DIR", "out");
         server.environment(command.env("COLOPHON_TARGET", server.target()), SECRET)
     };
-    let dry = run().env("COLOPHON_NO_VERIFY", "1").run().status(0);
-    assert!(dry.stdout.contains("would be sent"), "{}", dry.stdout);
+    run().env("COLOPHON_DRY_RUN", "1").run().status(2).says(&["dry-run"]);
     assert_eq!(server.published().len(), 0);
     let _ = run().run().status(0);
     assert_published(&server, &dir);
