@@ -4,7 +4,8 @@
     check.py COLOPHON [--not-yet WORD,...]
 
 Builds every overlay and asserts its rules: which exit status is retried, what a container may do, that GPUs are
-requested as they are limited, that the program knows every command, flag and variable. Then it runs the Jobs, as far as
+requested as they are limited, that the program knows every command, flag and variable. It follows README.md's commands on
+what stands for a cluster: nothing is refused, and nothing waits for what is not there. Then it runs the Jobs, as far as
 that goes without a cluster: the containers' arguments and variables as they are, with a folder for the volume. Each rule
 is also shown a manifest that breaks it, and has to see it.
 
@@ -17,6 +18,8 @@ import json
 import os
 import pathlib
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 K8S = pathlib.Path(__file__).resolve().parent.parent
 KUBERNETES = "1.37"
-OVERLAYS = ("demo", "cpu", "gpu", "plan", "indexed", "upload-s3", "upload-hub", "inspect")
+OVERLAYS = ("demo", "cpu", "gpu", "plan", "indexed", "shell", "upload-s3", "upload-hub", "inspect")
 COMPONENTS = ("kueue", "metrics")
 NAMESPACE, CLAIM, USER = "nemo-curator-workshop", "nemo-curator-data", 65532
 GPU = "nvidia.com/gpu"
@@ -272,6 +275,8 @@ def problems_between(overlays):
             yield f"{name}: not the workshop's resources"
         if exporter["name"] != "exporter" or job["spec"]["backoffLimit"] != 2:
             yield f"{name}: not the workshop's container or backoffLimit"
+    claims = {name: claim_of(documents)["spec"] for name, documents in overlays.items()}
+    yield from (f"{name}: another claim than overlays/cpu has" for name, spec in claims.items() if spec != claims["cpu"])
     for overlay, workers, last, command, more in AFTER_WORKERS:
         yield from (f"{overlay}: {problem}" for problem in problems_of_workers(overlays[overlay], workers, last, command, more))
 
@@ -298,13 +303,14 @@ def problems_of_workers(documents, workers, last, command, more):
         yield f"the {command}'s tries are used up before its time"
     if waiting["args"] != [command, *worker["args"][1:], *more]:
         yield f"the workers and the {command} have different job files"
-    claim = yaml_of(documents, "PersistentVolumeClaim", CLAIM)
-    if claim["spec"]["accessModes"] != ["ReadWriteMany"]:
-        yield "the volume is for one node"
 
 
 def yaml_of(documents, kind, name):
     return next(document for document in of_kind(documents, kind) if document["metadata"]["name"] == name)
+
+
+def claim_of(documents):
+    return yaml_of(documents, "PersistentVolumeClaim", CLAIM)
 
 
 def breakages():
@@ -353,8 +359,7 @@ def breakages_between():
     yield "a plan elsewhere", lambda o: planned(o, "nemo-curator-plan")[1]["args"].__setitem__(-1, "/tmp/x")
     yield "another number of planners", lambda o: planned(o, "nemo-curator-plan-workers")[0]["spec"].update(completions=9)
     yield "a merge elsewhere", lambda o: indexed(o, "nemo-curator-merge")[1]["args"].__setitem__(2, "/data/other")
-    claim = lambda o: yaml_of(o["indexed"], "PersistentVolumeClaim", CLAIM)["spec"]
-    yield "a volume for one node", lambda o: claim(o).update(accessModes=["ReadWriteOnce"])
+    yield "a claim of its own", lambda o: claim_of(o["indexed"])["spec"].update(accessModes=["ReadWriteMany"])
     yield "a GPU in cpu", lambda o: container_of(o["cpu"], "nemo-curator-export")[1]["resources"]["limits"].update({GPU: "1"})
 
 
@@ -368,6 +373,10 @@ def check_the_rules(overlays, program):
         broken = copy.deepcopy(overlays)
         breaking(broken)
         if not list(problems_between(broken)):
+            sys.exit(f"no rule sees {name}")
+    for name, old, new in breakages_of_guide():
+        guide = (K8S / "README.md").read_text()
+        if not list(problems_of_guide(guide.replace(old, new))):
             sys.exit(f"no rule sees {name}")
 
 
@@ -393,31 +402,130 @@ def check_argo(program):
     return found
 
 
-def check_shell(program):
+def check_argo_account(documents):
+    """The workflow's account is there, and may do what Argo's executor has to do, and no more."""
+    name = yaml.safe_load((K8S / "argo" / "export.yaml").read_text())["spec"]["serviceAccountName"]
+    if name not in [account["metadata"]["name"] for account in of_kind(documents, "ServiceAccount")]:
+        return [f"the account {name} is not there"]
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
+    roles = [binding["roleRef"]["name"] for binding in of_kind(documents, "RoleBinding") if subject in binding["subjects"]]
+    rules = [rule for role in of_kind(documents, "Role") if role["metadata"]["name"] in roles for rule in role["rules"]]
+    needed = [{"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}]
+    return [] if rules == needed else [f"the account {name} may do {rules}"]
+
+
+def check_shell(documents, program):
     """The pod for people: no Job, but with no more rights than one."""
-    pod = yaml.safe_load((K8S / "shell.yaml").read_text())
-    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    pod = yaml_of(documents, "Pod", "data-inspector")
     as_job = {"metadata": pod["metadata"], "spec": {"template": {"metadata": pod["metadata"], "spec": pod["spec"]}}}
     found = [problem for rule in (pod_confined, volumes, labelled) for problem in rule(as_job, program)]
     return found + [problem for rule in (confined, bounded, discreet) for problem in rule(pod["spec"]["containers"][0], program)]
 
 
-def check_guide():
-    """README.md: its commands can be read by a shell, and what they name is there."""
-    guide = (K8S / "README.md").read_text()
-    overlays = 0
-    for block in re.findall(r"^```bash\n(.*?)^```", guide, re.M | re.S):
-        if subprocess.run(["bash", "-n"], input=block, text=True).returncode != 0:
+def blocks_of(guide, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", guide, re.M | re.S)
+
+
+def commands_of(guide):
+    """The commands for the user's own machine, a list of words each."""
+    for line in "".join(blocks_of(guide, "bash")).replace("\\\n", " ").splitlines():
+        if line.startswith(("kubectl ", "docker ", "sed ", "argo ")):
+            yield shlex.split(line.split(" | ")[0], comments=True)
+
+
+def problems_of_guide(guide):
+    """README.md: its commands can be read by a shell, and do what they should on a cluster, one after the other."""
+    for block in blocks_of(guide, "bash"):
+        if subprocess.run(["bash", "-n"], input=block, text=True, stderr=subprocess.DEVNULL).returncode != 0:
             yield f"no shell reads this: {block}"
-        for path in re.findall(r"(?:apply -[kf]|submit -n \S+|cd) (k8s/[\w./-]+)", block):
-            overlays += 1
-            if not (K8S.parent / path).exists():
-                yield f"{path} is not there"
-    if overlays < len(OVERLAYS):
-        yield "it does not name every overlay"
     for path in re.findall(r"\]\(([^)#:]+)", guide):
         if not (K8S / path).exists():
             yield f"{path} is not there"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(K8S, f"{folder}/k8s", ignore=shutil.ignore_patterns("*.bak"))
+        yield from Cluster(pathlib.Path(folder)).follow(commands_of(guide))
+
+
+class Cluster:
+    """As much of a cluster as README.md can go wrong with: what is there, and what of it cannot be changed."""
+
+    def __init__(self, root):
+        self.root, self.there, self.applied = root, {}, set()
+        self.image, self.built = None, {}
+
+    def follow(self, commands):
+        for words in commands:
+            names = self.names(words[2:])
+            if words[:2] == ["docker", "push"]:
+                self.image = words[2]
+            elif words[0] == "sed":
+                before = {path: path.read_text() for path in self.root.rglob("*.yaml")}
+                subprocess.run(words, cwd=self.root, check=True)
+                if all(path.read_text() == text for path, text in before.items()):
+                    yield f"{shlex.join(words)} changes nothing"
+            elif words[:2] == ["kubectl", "apply"]:
+                yield from self.apply(words[words.index("-k") + 1])
+            elif words[:2] == ["kubectl", "delete"]:
+                self.delete(words, names)
+            elif words[:2] == ["kubectl", "wait"] and not any(word.startswith("--timeout=") for word in words):
+                yield f"{shlex.join(words)} gives up after 30 s"
+            elif words[0] == "argo" and not ((self.root / words[4]).exists() and f"image={self.image}" in words):
+                yield "the workflow or its image is not there"
+            if words[:2] in (["kubectl", "wait"], ["kubectl", "logs"], ["kubectl", "exec"]):
+                names = names or [("Pod", word) for word in words if word == "data-inspector"]
+                yield from (f"{shlex.join(words)}: it is not there" for name in names or [None] if name not in self.there)
+        if missing := set(OVERLAYS) - self.applied:
+            yield f"it does not name {missing}"
+
+    @staticmethod
+    def names(words):
+        """Objects as in job/NAME."""
+        return [(kind.capitalize(), name) for kind, _, name in (word.partition("/") for word in words) if kind in ("job", "pod") and name]
+
+    def apply(self, path):
+        self.applied.add(pathlib.Path(path).name)
+        if not (self.root / path / "kustomization.yaml").exists():
+            yield f"{path} is not there"
+            return
+        if path not in self.built:
+            self.built[path] = build(self.root / path)
+        for document in self.built[path]:
+            kind, name = key = document["kind"], document["metadata"]["name"]
+            if kind in ("Job", "Pod") and key in self.there:
+                yield f"{path}: {kind} {name} is there already"
+            if kind == "Job" and ("Pod", "data-inspector") in self.there:
+                yield f"{path}: {name} may wait for the node of the shell"
+            if kind == "PersistentVolumeClaim" and self.there.get(key, document)["spec"] != document["spec"]:
+                yield f"{path}: the claim is there already, and another"
+            if kind == "PersistentVolumeClaim" and document["spec"]["accessModes"] != ["ReadWriteMany"]:
+                yield f"{path}: the volume is for one node, though the guide chose one for many"
+            template = document["spec"]["template"]["spec"] if kind == "Job" else document.get("spec", {})
+            yield from (
+                f"{path}: {container['image']} is another image than the guide's"
+                for container in template.get("containers", [])
+                if container["image"] != self.image
+            )
+            self.there[key] = document
+
+    def delete(self, words, names):
+        if "--all" in words:
+            names = [key for key in self.there if key[0] == "Job"]
+        if words[2] in ("pvc", "pod"):
+            names += [({"pvc": "PersistentVolumeClaim", "pod": "Pod"}[words[2]], words[3])]
+        for name in names:
+            self.there.pop(name, None)
+
+
+def breakages_of_guide():
+    yield "Jobs that are there already", "kubectl delete job/nemo-curator-export", "true"
+    yield "a shell that stays", "pod/data-inspector", ""
+    yield "an image that nobody has", "s|newName: .*|", "s|newName: colophon|newName: other|; s|x|"
+    yield "a volume of one node", "s/ReadWriteOnce$/ReadWriteMany/", "s/50Gi/60Gi/"
+    yield "an overlay that is not named", "k8s/overlays/upload-hub", "k8s/overlays/upload-s3"
+    yield "an overlay that is not there", "k8s/overlays/upload-hub", "k8s/overlays/upload-hug"
+    yield "an impatient wait", " --timeout=300s", ""
+    yield "a pod that is not there", "kubectl apply -k k8s/overlays/shell", "true"
+    yield "what no shell reads", "for split in", "for in"
 
 
 def check_components():
@@ -525,11 +633,15 @@ class Walk:
     def planned(self):
         """What needs the whole corpus, by a plan that workers made: the job file says the selection, and where the plan is."""
         plain = self.job_file.read_text()
-        selection = 'dedup = "exact"\nsplit-method = "exact"\nstratify-by = "domain"\n'
-        self.job_file.write_text(selection + plain)
+        # The guide's own lines, where it says that they go.
+        (options,) = blocks_of((K8S / "README.md").read_text(), "toml")
+        plan, selection = options.split("\n", 1)
+        selection += 'split-method = "exact"\nstratify-by = "domain"\n'
+        above = lambda lines: self.job_file.write_text(plain.replace("[constants]\n", f"{lines}\n[constants]\n"))
+        above(selection)
         self.run("cpu", "nemo-curator-export")
         one_machine = self.exported()
-        self.job_file.write_text(self.placed('plan = "/data/export.plan"\n') + selection + plain)
+        above(self.placed(f"{plan}\n{selection}"))
         number = container_of(self.overlays["plan"], "nemo-curator-plan-workers")[0]["spec"]["completions"]
         self.run("indexed", "nemo-curator-export", status=3, JOB_COMPLETION_INDEX="0")
         for index in range(number):
@@ -573,8 +685,8 @@ def check_image():
     if any("NVIDIA_VISIBLE_DEVICES=" in line for line in lines):
         yield "every container would get all GPUs"
     version = re.search(r'^version = "([^"]+)"', cargo, re.M).group(1)
-    for file in [K8S / "argo" / "export.yaml", *K8S.glob("overlays/*/kustomization.yaml")]:
-        if (tag := re.search(r"(?:newTag: |colophon:)([\d.]+)", file.read_text())) and tag.group(1) != version:
+    for file in (K8S / "argo" / "export.yaml", K8S / "components" / "image" / "kustomization.yaml"):
+        if re.search(r"(?:newTag: |colophon:)([\d.]+)\n", file.read_text()).group(1) != version:
             yield f"{file.relative_to(root)} has another version than Cargo.toml"
 
 
@@ -586,21 +698,22 @@ def main():
     program = Program(options.colophon, options.not_yet)
     overlays = {name: build(K8S / "overlays" / name) for name in OVERLAYS}
     found = [f"{name}: {problem}" for name, documents in overlays.items() for problem in problems_of(documents, program)]
-    found += problems_of(build(K8S / "argo"), program)
+    argo = build(K8S / "argo")
+    found += problems_of(argo, program)
     found += problems_between(overlays)
     for component, documents in check_components():
         found += [f"with {component}: {problem}" for problem in problems_of(documents, program)]
-    found += [f"argo: {problem}" for problem in check_argo(program)]
+    found += [f"argo: {problem}" for problem in check_argo(program) + check_argo_account(argo)]
     found += [f"Dockerfile: {problem}" for problem in check_image()]
-    found += [f"shell.yaml: {problem}" for problem in check_shell(program)]
-    found += [f"README.md: {problem}" for problem in check_guide()]
+    found += [f"shell: {problem}" for problem in check_shell(overlays["shell"], program)]
+    found += [f"README.md: {problem}" for problem in problems_of_guide((K8S / "README.md").read_text())]
     if missing := {path.name for path in (K8S / "overlays").iterdir()} - set(OVERLAYS):
         found.append(f"nobody checks {missing}")
     if found:
         sys.exit("\n".join(found))
     print(f"   {len(overlays)} overlays, {len(COMPONENTS)} components and a workflow are as they should be")
     check_the_rules(overlays, program)
-    print(f"   {len(list(breakages())) + len(list(breakages_between()))} faults were seen")
+    print(f"   {sum(len(list(all_of())) for all_of in (breakages, breakages_between, breakages_of_guide))} faults were seen")
     with tempfile.TemporaryDirectory() as folder:
         Walk(program, overlays, pathlib.Path(folder)).walk()
     for word in sorted(program.not_yet):
