@@ -289,6 +289,14 @@ fn parts_of_files_that_are_no_more_are_removed() {
     assert_published(&server, &dir);
 }
 
+/// Whether all files but one and the manifest are there: what was still on its way would be in another upload's way.
+fn have_arrived(server: &S3Server, dir: &Dir, but: &str) -> bool {
+    let published = server.published();
+    let names = dir.names("out").into_iter();
+    let mut names = names.filter(|name| !name.starts_with('.') && name != but && name != "manifest.json");
+    names.all(|name| published.get(&name) == Some(&dir.read(format!("out/{name}"))))
+}
+
 /// Of two uploads at once the one that began first gives way, before it removes or publishes anything.
 #[test]
 fn two_uploads_at_once_publish_no_half() {
@@ -296,7 +304,7 @@ fn two_uploads_at_once_publish_no_half() {
     let delay = Action::Delay(std::time::Duration::from_secs(3));
     server.proxy().inject(Fault { method: "PUT", part: "/test.jsonl".into(), after: 0, times: 1, action: delay });
     let mut first = server.upload(&dir).args(["--delete"]).spawn();
-    first.until(|| server.proxy().seen("PUT", "/test.jsonl") == 1);
+    first.until(|| server.proxy().seen("PUT", "/test.jsonl") == 1 && have_arrived(&server, &dir, "test.jsonl"));
     let other = exported();
     other.export().args(["--seed", "7"]).run().status(0);
     server.upload(&other).args(["--delete"]).run().status(0);
@@ -315,7 +323,7 @@ fn an_upload_that_only_publishes_is_seen_by_others() {
     let part = "/test-00000-of-00001.jsonl";
     server.proxy().inject(Fault { method: "PUT", part: part.into(), after: 0, times: 1, action: delay });
     let mut first = server.upload(&other).args(["--delete"]).spawn();
-    first.until(|| server.proxy().seen("PUT", part) == 1);
+    first.until(|| server.proxy().seen("PUT", part) == 1 && have_arrived(&server, &other, &part[1..]));
     server.upload(&dir).run().status(0);
     first.wait().status(3).says(&["another upload", "run again"]);
     let published = server.published();
