@@ -304,7 +304,9 @@ fn refuse(error: &clap::Error) -> u8 {
     // A page that an earlier run left must not stand for this one.
     let file = config::said("metrics-file", |text| Some(PathBuf::from(text)));
     let names = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>();
-    let command = std::env::args().skip(1).find(|arg| names.contains(arg)).unwrap_or_default();
+    // Any argument may be what is wrong, and no text.
+    let mut args = std::env::args_os().skip(1).filter_map(|arg| arg.into_string().ok());
+    let command = args.find(|arg| names.contains(arg)).unwrap_or_default();
     if let Ok(metrics) = Metrics::start(&command, file.as_deref(), None) {
         metrics.end(STATUS);
     }
