@@ -20,6 +20,7 @@ use crate::report::progress::Display;
 use crate::report::{self, devices, progress, summary, text};
 use crate::scan::engine::Engine;
 use crate::write::part;
+use crate::write::place::resolve;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -304,7 +305,9 @@ fn refuse(error: &clap::Error) -> u8 {
     // A page that an earlier run left must not stand for this one.
     let file = config::said("metrics-file", |text| Some(PathBuf::from(text)));
     let names = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>();
-    let command = std::env::args().skip(1).find(|arg| names.contains(arg)).unwrap_or_default();
+    // Any argument may be what is wrong, and no text.
+    let mut args = std::env::args_os().skip(1).filter_map(|arg| arg.into_string().ok());
+    let command = args.find(|arg| names.contains(arg)).unwrap_or_default();
     if let Ok(metrics) = Metrics::start(&command, file.as_deref(), None) {
         metrics.end(STATUS);
     }
@@ -558,13 +561,7 @@ fn export(global: &Global, config: &ExportConfig) -> Result<Outcome> {
 
 fn run_plan(global: &Global, args: &ExportArgs, own: &PlanArgs, file: ExportArgs) -> Result<Outcome> {
     let mut args = args.clone().or(file);
-    let save = match &own.save {
-        Some(Some(path)) => Some(path.clone()),
-        Some(None) => Some(args.plan.clone().ok_or_else(|| {
-            Error::Usage("--save does not say where: give --save FILE, or name the file with --plan".into())
-        })?),
-        None => None,
-    };
+    let save = own.save.as_ref().map(|save| place_of_plan(save.as_deref(), args.plan.as_deref())).transpose()?;
     // With a job file for workers and what follows them, their number is no mistake.
     if own.from_parts {
         if let Some(worker) = &args.worker {
@@ -583,6 +580,8 @@ fn run_plan(global: &Global, args: &ExportArgs, own: &PlanArgs, file: ExportArgs
         // Nothing is written there, so there need not be a place for it.
         args.output_dir.get_or_insert_default();
     }
+    // An export is to follow it, so what is asked of a plan to follow is asked of its place.
+    args.plan = save.clone().or(args.plan);
     let config = ExportConfig::new(args, &today())?;
     let stop = Stop::on_signals()?;
     let shards = find_input(&config)?;
@@ -597,6 +596,23 @@ fn run_plan(global: &Global, args: &ExportArgs, own: &PlanArgs, file: ExportArgs
     report.failures.iter().for_each(|failure| tracing::error!("the export would fail: {failure}"));
     let sound = report.failures.is_empty();
     Ok(Outcome { json: report.to_json(), text: report::plan::text(&report), sound })
+}
+
+/// Where a plan is saved: what `--save` says, or else `--plan`.
+fn place_of_plan(save: Option<&Path>, plan: Option<&Path>) -> Result<PathBuf> {
+    let place = |path: &Path| resolve(path).context(path, "find");
+    match (save, plan) {
+        (Some(save), Some(plan)) if place(save)? != place(plan)? => Err(Error::Usage(format!(
+            "--save {} and --plan {} are two files, and a plan that is made follows none: give one name to both, or \
+             --save alone, which takes that of --plan",
+            show(save),
+            show(plan)
+        ))),
+        (Some(path), _) | (None, Some(path)) => Ok(path.into()),
+        (None, None) => {
+            Err(Error::Usage("--save does not say where: give --save FILE, or name the file with --plan".into()))
+        }
+    }
 }
 
 fn run_plan_worker(global: &Global, args: ExportArgs, share: Share) -> Result<Outcome> {

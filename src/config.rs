@@ -857,9 +857,12 @@ fn switch(arg: clap::Arg) -> clap::Arg {
 /// What the command line or the environment says for an option that has a value, where neither can be parsed as a whole.
 pub fn said<T>(name: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
     let flag = format!("--{name}");
-    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    // No options follow it.
+    let args: Vec<String> = args.take_while(|arg| arg != "--").collect();
     let after = |(place, arg): (usize, &String)| match arg.strip_prefix(&flag) {
-        Some("") => args.get(place + 1).cloned(),
+        // The next option is no value of one whose own was forgotten.
+        Some("") => args.get(place + 1).filter(|value| !value.starts_with('-')).cloned(),
         Some(rest) => rest.strip_prefix('=').map(str::to_owned),
         None => None,
     };

@@ -14,7 +14,7 @@ use crate::domain::reason::Reason;
 use crate::domain::row::{Row, Rows, Span, Verdict};
 use crate::domain::selection::Fate;
 use crate::domain::stats::Described;
-use crate::error::{Error, Result, show};
+use crate::error::{Context, Error, Result, show};
 use crate::input::{Chunk, Cutter, Shard, discover, share};
 use crate::scan::engine::Engine;
 use crate::scan::reference::{Judgement, judge};
@@ -23,6 +23,7 @@ use crate::select::rows::{ChunkRows, DocRow, Place, RowStore, Within};
 use crate::select::spill::Spill;
 use crate::write::line::LineWriter;
 use crate::write::output::{FileRecord, Lines, Outputs, Proof};
+use crate::write::place::resolve;
 use crate::write::quarantine::{Quarantine, QuarantineFile, Reject};
 use crate::write::stage::Stage;
 use std::path::{Path, PathBuf};
@@ -34,12 +35,13 @@ const BACKLOG: usize = 8 << 20;
 /// What an export reads: the shards in order.
 ///
 /// # Errors
-/// If there are none, one cannot be read, or the output would overwrite them.
+/// If there are none, one cannot be read, or the output would overwrite them or the plan.
 pub fn find_input(config: &ExportConfig) -> Result<Arc<[Shard]>> {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).ok();
     if canonical(&config.input).is_some_and(|input| Some(input) == canonical(&config.output)) {
         return Err(Error::Usage("--output-dir is the input folder: the export would replace what it reads".into()));
     }
+    refuse_plan_within(config)?;
     let shards = discover(&config.input, Some(&config.output))?;
     if shards.is_empty() {
         return Err(Error::Usage(format!(
@@ -54,6 +56,23 @@ pub fn find_input(config: &ExportConfig) -> Result<Arc<[Shard]>> {
         return Err(Error::Usage(format!("{shard} lies in the output folder: the export would replace what it reads")));
     }
     Ok(shards.into())
+}
+
+/// Fails if the plan, which is there or is to be made, lies where the export will.
+fn refuse_plan_within(config: &ExportConfig) -> Result<()> {
+    let Some(plan) = &config.plan else { return Ok(()) };
+    // Who only plans need not say where the export will be.
+    if config.output.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let place = |path: &Path| resolve(path).context(path, "find");
+    if place(plan)?.starts_with(place(&config.output)?) {
+        return Err(Error::Usage(format!(
+            "the plan {} lies in the output folder, and nothing but the export may: save it beside the output folder",
+            show(plan)
+        )));
+    }
+    Ok(())
 }
 
 /// Exports, whole or not at all.

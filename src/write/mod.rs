@@ -4,6 +4,7 @@
 pub mod line;
 pub mod output;
 pub mod part;
+pub mod place;
 pub mod plan_file;
 pub mod quarantine;
 pub mod stage;

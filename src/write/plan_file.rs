@@ -7,8 +7,9 @@
 use crate::domain::manifest::hex;
 use crate::domain::planned::{Header, PlanRow, RowBlock};
 use crate::error::{Context, Error, Result, show};
+use crate::write::place::resolve;
 use sha2::{Digest, Sha256};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -24,6 +25,10 @@ const SHA256: usize = 64;
 const FIRST_LINE: u64 = 128;
 /// What a killed run left and nothing was written to for so long is nobody's any more.
 const ABANDONED: Duration = Duration::from_secs(3600);
+/// What marks a draft: it is named after the plan, this, and some letters or digits of chance.
+const DRAFT: &str = ".colophon-draft-";
+/// How many of them.
+const CHANCE: usize = 6;
 
 /// A plan on its way to its file. Without [`Draft::save`] nothing is left of it.
 pub struct Draft {
@@ -32,12 +37,14 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Makes room beside the file's place.
+    /// Makes room beside the file's place. A link stays one: its target becomes the plan.
     ///
     /// # Errors
     /// [`Error::Usage`] if what is there is no plan; [`Error::Environment`] if nothing can be written there.
     pub fn open(path: &Path) -> Result<Draft> {
         refuse_strangers(path)?;
+        let target = path.is_symlink().then(|| resolve(path)).transpose().context(path, "follow the link")?;
+        let path = target.as_deref().unwrap_or(path);
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -48,10 +55,10 @@ impl Draft {
         fs::create_dir_all(folder).context(folder, "make the folder")?;
         let mut prefix = OsString::from(".");
         prefix.push(name);
-        prefix.push(".");
+        prefix.push(DRAFT);
         let mut builder = tempfile::Builder::new();
         // Whoever follows the plan may be another user.
-        let builder = builder.prefix(&prefix).permissions(Permissions::from_mode(0o666));
+        let builder = builder.prefix(&prefix).rand_bytes(CHANCE).permissions(Permissions::from_mode(0o666));
         let file = builder.tempfile_in(folder).context(folder, "make a file")?;
         remove_abandoned(folder, &prefix, file.path())?;
         Ok(Draft { path: path.into(), file })
@@ -92,44 +99,54 @@ impl Draft {
 
 /// Fails if there is anything that a plan must not replace.
 fn refuse_strangers(path: &Path) -> Result<()> {
-    let mut start = Vec::new();
-    match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        file => {
-            let file = file.context(path, "read")?;
-            let is_file = file.metadata().context(path, "read")?.is_file();
-            if is_file {
-                file.take(MAGIC.len() as u64).read_to_end(&mut start).context(path, "read")?;
-            }
-            // An empty file was made to be written to.
-            if is_file && (start.is_empty() || start == MAGIC) {
-                return Ok(());
-            }
-        }
+    match is_replaceable(path) {
+        Ok(true) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(false) => Err(Error::Usage(format!(
+            "{} is there and is no plan, and the plan would replace it: move it elsewhere, or choose another name",
+            show(path)
+        ))),
+        Err(error) => Err(Error::io(path, "read", &error)),
     }
-    Err(Error::Usage(format!(
-        "{} is there and is no plan, and the plan would replace it: move it elsewhere, or choose another name",
-        show(path)
-    )))
 }
 
-/// Takes away what killed runs left beside the file's place.
+/// Whether it is a plan, or an empty file: that was made to be written to.
+fn is_replaceable(path: &Path) -> io::Result<bool> {
+    let Some(file) = open_file(path)? else { return Ok(false) };
+    let mut start = Vec::new();
+    file.take(MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start.is_empty() || start == MAGIC)
+}
+
+/// Opens it to read, if it is a file: opening a pipe would wait for who writes to it, and opening a device may do anything.
+fn open_file(path: &Path) -> io::Result<Option<File>> {
+    fs::metadata(path)?.is_file().then(|| File::open(path)).transpose()
+}
+
+/// Takes away the drafts that killed runs left beside the file's place, and nothing else.
 fn remove_abandoned(folder: &Path, prefix: &OsString, own: &Path) -> Result<()> {
     // The file server's clock decides, which is the same for all files.
     let now = fs::metadata(own).and_then(|meta| meta.modified()).context(own, "read")?;
     for entry in fs::read_dir(folder).context(folder, "read the folder")? {
         let entry = entry.context(folder, "read the folder")?;
         let name = entry.file_name();
-        if !name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) || own.file_name() == Some(&*name) {
+        if !is_draft_name(&name, prefix) || own.file_name() == Some(&*name) {
             continue;
         }
-        let changed = entry.metadata().and_then(|meta| meta.modified());
-        if changed.is_ok_and(|changed| changed + ABANDONED < now) {
+        // Of the entry itself, not of what it may point to.
+        let Ok(meta) = entry.metadata() else { continue };
+        let is_old = meta.modified().is_ok_and(|changed| changed + ABANDONED < now);
+        if is_old && meta.is_file() && is_replaceable(&entry.path()).unwrap_or(false) {
             // Somebody else may be doing the same.
             let _ = fs::remove_file(entry.path());
         }
     }
     Ok(())
+}
+
+fn is_draft_name(name: &OsStr, prefix: &OsStr) -> bool {
+    let chance = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
+    chance.is_some_and(|chance| chance.len() == CHANCE && chance.iter().all(u8::is_ascii_alphanumeric))
 }
 
 /// A plan that was saved.
@@ -150,18 +167,14 @@ impl PlanFile {
     /// [`Error::Environment`] if it is not there, cannot be read, or is not what was written; [`Error::Usage`] if it is
     /// no plan, or not one of this version.
     pub fn open(path: &Path) -> Result<PlanFile> {
-        let file = match File::open(path) {
+        let file = match open_file(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let remedy = "run colophon plan --save FILE, or wait until it is done";
                 return Err(Error::environment(path, "there is no plan", remedy));
             }
-            file => file.context(path, "read the plan")?,
+            file => file.context(path, "read the plan")?.ok_or_else(|| no_plan(path))?,
         };
-        let meta = file.metadata().context(path, "read the plan")?;
-        if !meta.is_file() {
-            return Err(no_plan(path));
-        }
-        let bytes = meta.len();
+        let bytes = file.metadata().context(path, "read the plan")?.len();
         let (digest, start, len) = first_line(path, &file)?;
         if start.checked_add(len).is_none_or(|end| end >= bytes) {
             return Err(damaged(path));

@@ -126,6 +126,25 @@ fn what_fails_early_is_in_the_file_too() {
     assert_values(&values(&dir.text("m.prom")), &[("exit_status", 2.0)]);
 }
 
+/// Where the command line is wrong, a file is written only if it is sure that it was asked for.
+#[test]
+fn a_broken_command_line_names_no_file_by_mistake() {
+    let dir = with_rejects();
+    dir.write("notes.txt", "mine");
+    for args in [
+        &["export", "--metrics-file", "--input-dir", "x"][..],
+        &["export", "--", "--metrics-file", "notes.txt"],
+        &["export", "--metrics-file", "--", "notes.txt"],
+        &["export", "--sede", "--", "--metrics-file=notes.txt"],
+    ] {
+        dir.colophon(args).run().status(2);
+        assert_eq!((dir.text("notes.txt"), dir.names(".")), ("mine".into(), vec!["in".into(), "notes.txt".into()]));
+    }
+    // What stands before is meant, whatever the rest.
+    dir.colophon(["export", "--metrics-file", "m.prom", "--", "x"]).run().status(2);
+    assert_values(&values(&dir.text("m.prom")), &[("exit_status", 2.0)]);
+}
+
 /// A merge scans no line, but has the rejected ones to tell of, whatever comes of it.
 #[test]
 fn a_merge_counts_rejects_too() {

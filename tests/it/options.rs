@@ -3,6 +3,8 @@
 use crate::corpus;
 use crate::harness::{DATE, Dir, Finished, assert_same};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 /// A folder with a few hundred documents, so that seeds and ratios can be told apart.
 fn with_documents() -> Dir {
@@ -471,6 +473,13 @@ fn mistakes_on_the_command_line_are_json_where_that_is_asked_for() {
     {
         assert!(says(args, format).starts_with("error: unexpected argument '--sede'"));
     }
+    // What is no option there asks for nothing.
+    for args in [&["export", "--", "--log-format", "json"][..], &["export", "--log-format", "--sede"]] {
+        assert!(says(args, "").starts_with("error: "));
+    }
+    // An argument need not be text.
+    let run = dir.colophon(["--sede".as_ref(), OsStr::from_bytes(b"\xff")]).run().status(2);
+    run.says(&["unexpected argument '--sede'"]);
     let help = dir.colophon(["export", "--help", "--log-format", "json"]).run().status(0);
     assert!(help.stdout.contains("Usage: colophon export") && help.stderr.is_empty());
 }

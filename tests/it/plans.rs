@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 const ALLOW_ALL: [&str; 2] = ["--max-reject-ratio", "1"];
@@ -302,6 +303,7 @@ fn what_contradicts_is_refused() {
     plan(&["--from-parts", "--save", "x"]).says(&["--output-dir"]);
     plan(&["--save"]).says(&["--save FILE", "--plan"]);
     plan(&["--workers", "2"]).says(&["JOB_COMPLETION_INDEX"]);
+    plan(&["--save", "x", "--plan", "y"]).says(&["--save x", "--plan y", "two files", "--save alone"]);
     let run = dir.export().args(["--worker", "1/2", "--dedup", "exact"]).run().status(2);
     run.says(&[
         "--dedup exact",
@@ -327,6 +329,94 @@ fn a_plan_replaces_nothing_but_plans() {
     dir.write("the.plan", "");
     plan_of_one(&dir, "the.plan", &[]).run().status(0);
     dir.export().args(["--plan", "the.plan"]).run().status(0);
+}
+
+/// One file may have two names, and both options name the plan.
+#[test]
+fn the_same_plan_may_be_named_twice() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    let job = format!("input-dir = 'in'\noutput-dir = 'out'\nplan = '{}'\n", dir.path("the.plan").display());
+    dir.write("job.toml", job);
+    let plan = || dir.colophon(["plan", "--job", "job.toml"]);
+    plan().args(["--save", "in/../the.plan"]).run().status(0);
+    plan().args(["--save", "the.plan"]).run().status(0);
+    plan().args(["--save", "another.plan"]).run().status(2).says(&["another.plan", "two files"]);
+    assert_eq!(dir.names("."), ["in", "job.toml", "the.plan"]);
+}
+
+/// The export is replaced as a whole and has nothing but what it says it has, so no plan may lie in it, whatever the
+/// folder is called and whether or not it is there.
+#[test]
+fn no_plan_lies_in_the_output_folder() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    symlink("out", dir.path("link")).expect("a link");
+    symlink("out/train.jsonl", dir.path("link.plan")).expect("a link");
+    let absolute = dir.path("out/x.plan");
+    let absolute = absolute.to_str().expect("UTF-8");
+    let within = ["out/x.plan", "out/parts/x.plan", "out/train.jsonl", "in/../out/x", "link/x", "link.plan", absolute];
+    let refused = |paths: &[&str]| {
+        for path in paths {
+            let says = [path, "output folder", "save it beside"];
+            plan_of_one(&dir, path, &[]).run().status(2).says(&says);
+            let from_parts = ["plan", "--input-dir", "in", "--output-dir", "out", "--from-parts", "--save", path];
+            dir.colophon(from_parts).run().status(2).says(&says);
+            dir.export().args(["--plan", path]).run().status(2).says(&says);
+            dir.export().args(["--plan", path, "--worker", "0/2"]).run().status(2).says(&says);
+        }
+    };
+    refused(&within);
+    refused(&["out"]);
+    assert_eq!(dir.names("."), ["in", "link", "link.plan"]);
+    // As much so when a plan lies there that was made without saying where the export will be.
+    dir.export().run().status(0);
+    let exported = dir.snapshot("out");
+    refused(&within);
+    assert_same(&exported, &dir.snapshot("out"), "what was exported");
+    dir.colophon(["plan", "--input-dir", "in", "--save", "out/x.plan"]).run().status(0);
+    dir.export().args(["--plan", "out/x.plan"]).run().status(2).says(&["out/x.plan", "output folder"]);
+    // Beside it is outside, also where the names begin alike.
+    plan_of_one(&dir, "out.plan", &[]).run().status(0);
+    dir.export().args(["--plan", "out.plan"]).run().status(0);
+}
+
+/// Neither is opened, as that would wait for a writer or do who knows what.
+#[test]
+fn a_pipe_is_no_plan() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    let pipe = dir.path("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o644.into(), 0).expect("a pipe");
+    for path in ["pipe", "/dev/zero"] {
+        plan_of_one(&dir, path, &[]).run().status(2).says(&[path, "is no plan"]);
+        dir.export().args(["--plan", path]).run().status(2).says(&[path, "is no plan"]);
+    }
+    assert_eq!(dir.names("."), ["in", "pipe"]);
+}
+
+/// Whoever put a link there wants the plan to lie where it leads, be anything there or not.
+#[test]
+fn a_link_to_a_plan_stays_a_link() {
+    let dir = Dir::new();
+    dir.write("in/a.jsonl", corpus::documents(9));
+    dir.folder("far");
+    symlink("far/a.plan", dir.path("near")).expect("a link");
+    symlink("near", dir.path("the.plan")).expect("a link");
+    for _ in ["made", "replaced"] {
+        plan_of_one(&dir, "the.plan", &[]).run().status(0);
+        assert_eq!(fs::read_link(dir.path("the.plan")).expect("a link").to_str(), Some("near"));
+        assert_eq!(fs::read_link(dir.path("near")).expect("a link").to_str(), Some("far/a.plan"));
+        assert_eq!(dir.names("far"), ["a.plan"]);
+    }
+    dir.export().args(["--plan", "the.plan"]).run().status(0);
+    // What is no plan is not replaced through a link either.
+    symlink("in/a.jsonl", dir.path("wrong")).expect("a link");
+    plan_of_one(&dir, "wrong", &[]).run().status(2).says(&["wrong", "is no plan"]);
+    symlink("round", dir.path("round")).expect("a link");
+    plan_of_one(&dir, "round", &[]).run().status(3).says(&["round"]);
+    assert_eq!(dir.names("."), ["far", "in", "near", "out", "round", "the.plan", "wrong"]);
+    assert_eq!(dir.text("in/a.jsonl"), corpus::documents(9));
 }
 
 /// What `the.plan` says of itself, and where its rows begin.
@@ -554,7 +644,7 @@ fn a_plan_worker_that_was_killed_is_started_again() {
     all(2, &mut Dice::new(1), |index| plan_worker(&dir, index, 2, &args));
     dir.write("the.plan", dir.read("one.plan"));
     let mut run = plan_of_one(&dir, "the.plan", &slow).spawn();
-    run.until(|| dir.names(".").iter().any(|name| name.starts_with(".the.plan.")));
+    run.until(|| dir.names(".").iter().any(|name| name.starts_with(".the.plan.colophon-draft-")));
     run.signal(Signal::TERM);
     run.wait().status(143);
     assert!(dir.read("the.plan") == dir.read("one.plan"));
@@ -566,20 +656,40 @@ fn a_plan_worker_that_was_killed_is_started_again() {
     assert_same(&dir.snapshot("one"), &dir.snapshot("out"), "in the end");
 }
 
-/// What a killed run left beside the plan goes when it is old.
+/// What a killed run left beside the plan goes when it is old, and nobody else's hidden files do.
 #[test]
 fn what_a_killed_plan_left_goes() {
     let dir = Dir::new();
     dir.write("in/a.jsonl", corpus::documents(9));
     let old = std::time::SystemTime::now() - Duration::from_secs(7200);
-    for name in [".the.plan.old", ".the.plan.new", ".other.plan.old"] {
-        let path = dir.write(name, "colophon plan");
-        if name.ends_with("old") {
-            fs::File::options().write(true).open(path).and_then(|file| file.set_modified(old)).expect("a time");
-        }
+    let plan = "colophon plan 01ab";
+    let written = |name: &str, text: &str| {
+        let path = dir.write(name, text);
+        fs::File::options().write(true).open(path).and_then(|file| file.set_modified(old)).expect("a time");
+    };
+    let abandoned = [".the.plan.colophon-draft-a1B2c3", ".the.plan.colophon-draft-000000"];
+    written(abandoned[0], plan);
+    written(abandoned[1], "");
+    let mut kept = vec![".the.plan.colophon-draft-newnew", ".the.plan.colophon-draft-folder"];
+    dir.write(kept[0], plan);
+    dir.folder(kept[1]);
+    for (name, text) in [
+        (".the.plan.colophon-draft-others", "mine"),
+        (".the.plan.colophon-draft-a1B2c", plan),
+        (".the.plan.colophon-draft-a1B2c3x", plan),
+        (".the.plan.colophon-draft-a1B.c3", plan),
+        (".other.plan.colophon-draft-a1B2c3", plan),
+        (".the.plan.swp", ""),
+        (".the.plan.a1B2c3", plan),
+        (".the.plan.local", "SECRET=1"),
+    ] {
+        written(name, text);
+        kept.push(name);
     }
     plan_of_one(&dir, "the.plan", &[]).run().status(0);
-    assert_eq!(dir.names("."), [".other.plan.old", ".the.plan.new", "in", "the.plan"]);
+    kept.extend(["in", "the.plan"]);
+    kept.sort_unstable();
+    assert_eq!(dir.names("."), kept);
 }
 
 #[test]
