@@ -69,7 +69,7 @@ pub struct Report {
 /// merge would stumble over that when all workers are done. To be called before anything is written.
 ///
 /// # Errors
-/// [`Error::Usage`], naming it.
+/// [`Error::Usage`](crate::error::Error::Usage), naming it.
 pub fn refuse(config: &ExportConfig) -> Result<()> {
     part::refuse_strangers(&config.output)?;
     refuse_obstacles(&config.output, config)

@@ -328,7 +328,7 @@ fn an_upload_that_only_publishes_is_seen_by_others() {
     first.wait().status(3).says(&["another upload", "run again"]);
     let published = server.published();
     for name in dir.names("out") {
-        assert!(published.get(&name) == Some(&dir.read(&format!("out/{name}"))), "{name}");
+        assert!(published.get(&name) == Some(&dir.read(format!("out/{name}"))), "{name}");
     }
 }
 
