@@ -748,6 +748,7 @@ enum Published {
 /// Verifies an export and sends it.
 fn publish(global: &Global, folder: &Path, config: &UploadConfig, stop: &Stop) -> Result<Published> {
     let content = upload::content(folder)?;
+    upload::check_credentials(config, stop)?;
     let total = if config.verify { verify::total(folder) } else { Some(content.bytes()) };
     let engine = config.verify.then(|| engine(&config.run, total.unwrap_or_default())).transpose()?;
     tracing::info!("{} {}", if config.verify { "Verifying" } else { "Reading" }, show(folder));
@@ -825,6 +826,7 @@ fn run_job(global: &Global, export: ExportArgs, upload: UploadArgs, file: JobFil
     let job = Job::new(export, upload, file)?;
     // A signal between two steps is for the next.
     let stop = Stop::on_signals()?;
+    job.upload.iter().try_for_each(|upload| upload::check_credentials(upload, &stop))?;
     let mut done = Outcome { json: json!({}), text: String::new(), sound: true };
     done.add("export", self::export(global, &job.export)?);
     let rest = stop.check().and_then(|()| after_export(global, &job, &stop, &mut done));

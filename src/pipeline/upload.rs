@@ -69,6 +69,25 @@ pub fn verify(
     Ok(report)
 }
 
+/// Fails if what an upload needs to be let in is not there at all, or cannot be what it should be.
+///
+/// # Errors
+/// [`Error::Environment`] or [`Error::Usage`] with what is missing.
+pub fn check_credentials(config: &UploadConfig, stop: &Stop) -> Result<()> {
+    check_feature(&config.target)?;
+    match &config.target {
+        #[cfg(feature = "s3")]
+        Target::S3 { bucket, prefix } => {
+            let host = Host { sent: &|_| {}, done: &|| {}, stop: &|| stop.check() };
+            crate::publish::s3::check_credentials(bucket, prefix, &config.options, host)
+        }
+        #[cfg(feature = "hub")]
+        Target::Hub { .. } => stop.check().and_then(|()| crate::publish::hub::check_credentials()),
+        #[cfg(not(all(feature = "s3", feature = "hub")))]
+        _ => stop.check(),
+    }
+}
+
 /// Sends a verified export to its target.
 ///
 /// # Errors

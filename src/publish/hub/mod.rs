@@ -56,6 +56,15 @@ pub fn upload(
     runtime::run(host, upload.run())
 }
 
+/// Finds the token as an upload does, and asks nobody whether it is good: that it is missing is better said before an
+/// export is made and verified than after.
+///
+/// # Errors
+/// As those of [`upload`].
+pub fn check_credentials() -> Result<()> {
+    Account::from_environment().map(drop)
+}
+
 struct Upload<'a> {
     content: &'a Content,
     account: &'a Account,

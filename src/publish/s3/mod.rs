@@ -65,6 +65,15 @@ pub fn upload(content: &Content, bucket: &str, prefix: &str, options: &Options, 
     })
 }
 
+/// Finds the credentials and the region as an upload does, and asks the target nothing: what is missing is better said
+/// before an export is made and verified than after.
+///
+/// # Errors
+/// As those of [`upload`].
+pub fn check_credentials(bucket: &str, prefix: &str, options: &Options, host: Host<'_>) -> Result<()> {
+    runtime::run(host, async { Store::open(bucket, prefix, options, host).await.map(drop) })
+}
+
 /// What is known of the target before its objects are looked at one by one.
 enum Listing {
     /// Names of all files there.

@@ -61,7 +61,7 @@ impl<'a> Store<'a> {
     pub async fn open(bucket: &'a str, prefix: &'a str, options: &Options, host: Host<'a>) -> Result<Store<'a>> {
         let config = config(&options.s3).await;
         check_config(&config)?;
-        let Some(credentials) = config.credentials_provider() else { return Err(no_credentials()) };
+        let Some(credentials) = config.credentials_provider() else { return Err(no_credentials("")) };
         let found = credentials.provide_credentials().await.map_err(|error| unusable(&error))?;
         check_time(&found)?;
         check_text("the access key id", &["AWS_ACCESS_KEY_ID"], found.access_key_id())?;
@@ -204,9 +204,11 @@ fn unusable(error: &CredentialsError) -> Error {
                     discreet::text(&profile, &[], QUOTE),
                     profile_files()
                 )),
-                None => no_credentials(),
+                None => no_credentials(""),
             }
         }
+        // The machine is asked last, when nothing else gave any.
+        _ if cause.contains("IMDS") => no_credentials(&format!(", and the machine gives none: {cause}")),
         _ if cause.contains("external process") => Error::Environment {
             subject: "credential_process of the profile for AWS".into(),
             cause: cause.to_owned(),
@@ -242,10 +244,10 @@ fn check_time(found: &Credentials) -> Result<()> {
     }
 }
 
-fn no_credentials() -> Error {
+fn no_credentials(detail: &str) -> Error {
     Error::Environment {
         subject: "S3".into(),
-        cause: "there are no credentials".into(),
+        cause: format!("there are no credentials{detail}"),
         remedy:
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with AWS_PROFILE, or give the machine \
             or pod a role"

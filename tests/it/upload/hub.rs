@@ -332,7 +332,8 @@ fn the_token_is_found_where_the_hubs_clients_look() {
     let (dir, hub) = (exported(), Hub::start());
     let without =
         |home: &str| upload(&dir, &hub, SET, &["--dry-run"]).env("HF_TOKEN", "").env("HF_HOME", dir.path(home));
-    run(without("hf"), 3).says(&["there is no token", "HF_TOKEN_PATH"]);
+    let missing = run(without("hf"), 3).says(&["there is no token", "HF_TOKEN_PATH"]);
+    assert!(!missing.stderr.contains("Verifying"), "{}", missing.stderr);
     dir.write("hf/token", format!("{WRITER}\n"));
     run(without("hf"), 0);
     dir.write("secret", WRITER);

@@ -442,6 +442,15 @@ fn credentials_that_cannot_be_had_are_explained() {
         assert_eq!(run.stderr.lines().filter(|line| line.contains("error")).count(), 1, "{}", run.stderr);
     }
     assert_eq!(server.proxy().seen("", ""), 0);
+    // A machine that gives no role is no reason to speak of roles alone.
+    let refusal = Action::Answer { status: 403, headers: String::new(), body: String::new() };
+    let part = "/latest/api/token".into();
+    server.proxy().inject(Fault { method: "PUT", part, after: 0, times: usize::MAX, action: refusal });
+    let upload =
+        server.upload(&dir).args(["--no-verify"]).env("AWS_ACCESS_KEY_ID", "").env("AWS_SECRET_ACCESS_KEY", "");
+    let metadata = format!("http://{}", server.proxy().address);
+    let upload = upload.env("AWS_EC2_METADATA_DISABLED", "false").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata);
+    upload.run().status(3).says(&["there are no credentials", "AWS_SECRET_ACCESS_KEY"]);
     let expired = |code: &str| Action::Answer {
         status: 400,
         headers: "content-type: application/xml\r\n".into(),
@@ -513,6 +522,10 @@ fn a_job_file_from_export_to_summary() {
     }
     dir.write("job.toml", job(""));
     run(&["run", "job.toml", "--dry-run"]).status(2).says(&["dry-run", "colophon plan"]);
+    assert!(!dir.path("out").exists());
+    dir.write("job.toml", job(""));
+    let without = server.environment(dir.colophon(["run", "job.toml"]), SECRET).env("AWS_ACCESS_KEY_ID", "");
+    without.env("AWS_SECRET_ACCESS_KEY", "").run().status(3).says(&["there are no credentials"]);
     assert!(!dir.path("out").exists());
     dir.write("job.toml", job("").replace("'demo'", "'nowhere'"));
     run(&["run", "job.toml"]).status(3).says(&["nowhere", "data-dir"]);
