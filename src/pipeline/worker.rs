@@ -17,12 +17,12 @@ use crate::domain::manifest::GENERATOR;
 use crate::domain::part::{Counted, FORMAT, Kind, Maker, Part, PartFile, ProvedFile};
 use crate::domain::planned::Findings;
 use crate::domain::share::Share;
-use crate::error::{Context, Result, show};
+use crate::error::{Result, show};
 use crate::input::{Cutter, Piece, Shard};
 use crate::scan::engine::Engine;
 use crate::select::rows::RowStore;
 use crate::write::output::{Outputs, Proof};
-use crate::write::part::{self, BlockFile, INPUTS, PartStage, ProvedWriter, ROWS};
+use crate::write::part::{self, BlockFile, PartStage, ProvedWriter, ROWS};
 use bytemuck::{Pod, Zeroable};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,9 +102,7 @@ pub fn export(
     if let Some(part) = parts::there(&config.output, &maker, &found.shards, is_sound)? {
         return Ok(report(config, &part));
     }
-    let stage = PartStage::open(&config.output, Kind::Export, share)?;
-    let path = stage.folder().join(INPUTS);
-    std::fs::write(&path, &list).context(&path, "write")?;
+    let stage = PartStage::open(&config.output, Kind::Export, share, &list)?;
     let spill = plan::spill(config, stage.folder());
     let planned = plan.map(|plan| plan.load(config, shards, &pieces, &spill, stop)).transpose()?;
     let splits = config.selection.splits.names().len();

@@ -27,7 +27,7 @@ const ABOUT: &str = "part.json";
 /// The hash of that.
 const SEAL: &str = "part.json.sha256";
 /// The list of the input's shards as the worker found them.
-pub const INPUTS: &str = "inputs.json";
+const INPUTS: &str = "inputs.json";
 /// Rows of documents.
 pub const ROWS: &str = "rows.bin";
 /// The values that rows have numbers of.
@@ -121,15 +121,17 @@ pub struct PartStage {
 }
 
 impl PartStage {
-    /// An empty folder for a part, of this process alone.
+    /// A folder for a part, of this process alone, with nothing in it but the list of the input.
     ///
     /// # Errors
     /// If the output folder cannot be written.
-    pub fn open(output: &Path, kind: Kind, share: Share) -> Result<PartStage> {
+    pub fn open(output: &Path, kind: Kind, share: Share, inputs: &[u8]) -> Result<PartStage> {
         fs::create_dir_all(output).context(output, "make the output folder")?;
         let output = fs::canonicalize(output).context(output, "find the output folder")?;
         let folder = hidden(&output, &name(kind, share))?;
         remove_abandoned(folder.path(), &name(kind, share))?;
+        let path = folder.path().join(INPUTS);
+        fs::write(&path, inputs).context(&path, "write")?;
         Ok(PartStage { output, kind, share, folder })
     }
 

@@ -18,7 +18,7 @@ use crate::input::{Cutter, Piece, Shard};
 use crate::scan::engine::Engine;
 use crate::select::rows::{Appender, DocRow, Names, RowStore};
 use crate::select::spill::Spill;
-use crate::write::part::{self, INPUTS, NAMES, PartStage, ProvedWriter, ROWS};
+use crate::write::part::{self, NAMES, PartStage, ProvedWriter, ROWS};
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -91,9 +91,7 @@ pub fn leave(
     if let Some(part) = parts::there(&config.output, &maker, &found.shards, is_sound)? {
         return Ok(report(config, part));
     }
-    let stage = PartStage::open(&config.output, Kind::Plan, share)?;
-    let path = stage.folder().join(INPUTS);
-    std::fs::write(&path, &list).context(&path, "write")?;
+    let stage = PartStage::open(&config.output, Kind::Plan, share, &list)?;
     let spill = super::spill(config, stage.folder());
     let cutter = Cutter::of_pieces(Arc::clone(shards), pieces, config.run.chunk_size);
     let (rows, counts) = collect(config, cutter, engine, &spill, progress, stop)?;

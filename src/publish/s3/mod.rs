@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use aws_sdk_s3::error::SdkError;
 use failure::Failure;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use intent::{INTENT, Intent};
+use intent::{INTENT, Intent, Written};
 use multipart::Slots;
 use put::Condition;
 use std::collections::{BTreeSet, HashSet};
@@ -394,31 +394,15 @@ impl<'a> Upload<'a> {
     /// Sends what is to be sent, the manifest last, and removes what is to be removed. Gives the bytes that were sent.
     async fn publish(self, plan: &Plan<'a>) -> Result<u64> {
         let store = self.store;
-        if let Some(intent) = &plan.intent {
-            let in_parts = plan.send.iter().filter(|(file, _)| file.bytes > self.options.s3.part_size);
-            intent.end_uploads(store, &in_parts.map(|(file, _)| file.name.as_str()).collect()).await?;
-        }
-        let is_done = plan.send.is_empty() && plan.delete.is_empty() && plan.is_published;
-        let written = match is_done {
-            true => None,
-            false => Some(Intent::write(store, self.content, plan.intent.as_ref()).await?),
-        };
-        let is_alone = async || match &written {
-            Some(written) => Intent::check(store, written).await,
-            None => Ok(()),
-        };
-        // From now on other uploads can know of this one. One that ended just before has changed what this one saw.
-        if !is_done {
-            self.check_manifest(plan).await?;
-        }
+        let written = self.announce(plan).await?;
+        let written = written.as_ref();
         // Beside files that are being replaced or removed, no manifest may stand.
         if let Some((_, bytes)) = plan.manifest.as_ref().filter(|_| plan.hides) {
             put::bytes(store, ASIDE, bytes.clone().into(), None, Condition::Any).await?;
             remove_file(store, MANIFEST).await?;
         }
-        let is_alone = &is_alone;
         let sent = stream::iter(&plan.send).map(|(file, condition)| async move {
-            is_alone().await?;
+            self.check_alone(written).await?;
             let sent = multipart::send(store, (file, condition.clone()), self.options, self.slots).await?;
             (store.host.done)();
             tracing::debug!("sent {}", file.name);
@@ -427,10 +411,10 @@ impl<'a> Upload<'a> {
         let sent: u64 =
             sent.buffer_unordered(self.options.concurrency).try_fold(0, |sum, n| async move { Ok(sum + n) }).await?;
         self.content.check()?;
-        is_alone().await?;
+        self.check_alone(written).await?;
         let removals = stream::iter(&plan.delete).map(|entry| remove_file(store, &entry.path));
         removals.buffer_unordered(self.options.concurrency).try_collect::<Vec<()>>().await?;
-        is_alone().await?;
+        self.check_alone(written).await?;
         let manifest = self.content.manifest_file();
         let mut bytes = sent;
         if !plan.is_published {
@@ -454,6 +438,29 @@ impl<'a> Upload<'a> {
             None => {}
         }
         Ok(bytes)
+    }
+
+    /// Ends what killed uploads left open, and tells others of this upload, if it has anything to change. One that ended
+    /// just before that may have changed what this one saw.
+    async fn announce(self, plan: &Plan<'a>) -> Result<Option<Written>> {
+        if let Some(intent) = &plan.intent {
+            let in_parts = plan.send.iter().filter(|(file, _)| file.bytes > self.options.s3.part_size);
+            intent.end_uploads(self.store, &in_parts.map(|(file, _)| file.name.as_str()).collect()).await?;
+        }
+        if plan.send.is_empty() && plan.delete.is_empty() && plan.is_published {
+            return Ok(None);
+        }
+        let written = Intent::write(self.store, self.content, plan.intent.as_ref()).await?;
+        self.check_manifest(plan).await?;
+        Ok(Some(written))
+    }
+
+    /// Fails if another upload has been announced since.
+    async fn check_alone(self, written: Option<&Written>) -> Result<()> {
+        match written {
+            Some(written) => Intent::check(self.store, written).await,
+            None => Ok(()),
+        }
     }
 
     /// Fails if the manifest at the target is another one than it was when this upload was planned.
